@@ -1,0 +1,391 @@
+"""Settings of a run: one frozen source for presets (YAML), the command line and the sliders of the page.
+
+Every field carries its help text, unit and range. ``Settings.from_dict`` refuses unknown keys (and offers the
+nearest name), wrong types, values out of range and NaN, with a sentence that names the field, the value and what
+would be accepted. Angles are in degrees, lengths in world units (the object fits in the unit ball), timesteps in
+0..999.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import types
+import typing
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from dreamerxl.errors import SettingsError
+
+PRESETS = Path(__file__).resolve().parent.parent / "presets"
+
+Method = Literal["sds", "csd", "ism", "tsm"]
+Rule = Literal["paper", "released"]
+
+
+def setting(default: Any, help: str, *, low: float | None = None, high: float | None = None, unit: str = "") -> Any:
+    """A dataclass field with what a slider, a help page and a check need: text, inclusive range and unit."""
+    return field(default=default, metadata={"help": help, "low": low, "high": high, "unit": unit})
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One side of a comparison: a distillation method and the settings that may differ between sides."""
+
+    method: Method = setting("tsm", "distillation method")
+    gamma: float = setting(
+        0.3, "offset rate: where mu lies between s and t (0 is ISM, 1 is CSD on the inverted trajectory)", low=0, high=1
+    )
+    delta_t: int = setting(80, "interval t - s of the trajectory (paper: delta_T)", low=1, high=999, unit="timesteps")
+    delta_t_start: int | None = setting(
+        None, "delta_T at iteration 0, annealed to delta_t; empty keeps it constant", low=1, high=999, unit="timesteps"
+    )
+    delta_s: int = setting(200, "step of the DDIM inversion from x_0 to x_s (paper: delta_S)", low=1, high=999, unit="timesteps")
+    max_inversion_steps: int | None = setting(
+        None, "start the inversion at most this many steps below s (released code: 5); empty starts at x_0", low=1, high=999
+    )
+    inversion_start: Literal["clean", "noised"] = setting(
+        "clean", "start from x_0 itself (Algorithm 1) or from x_0 noised to the first timestep (released code)"
+    )
+    csd_trajectory: Literal["noise", "inversion"] = setting(
+        "noise", "how CSD reaches x_t: one noise (Yu et al.) or the inverted trajectory (TSM at gamma = 1)"
+    )
+    mu_rule: Rule = setting("paper", "paper: mu = s + gamma (t - s); released: mu = s + sqrt(1 - gamma^2) (t - s)")
+    weight: Literal["released", "dreamfusion", "uniform"] = setting(
+        "released", "omega(t): sqrt((1 - a_t) / a_t), 1 - a_t, or 1 (the paper leaves it open)"
+    )
+    guidance_scale: float = setting(7.5, "classifier-free guidance w in eps_uncond + w (eps_cond - eps_uncond)", low=0, high=200)
+    clip_color: float | None = setting(
+        0.05, "threshold of pixel-wise colour gradient clipping (Pan et al.); empty turns it off", low=1e-8, high=1e6
+    )
+    clip_depth: float | None = setting(
+        0.01, "threshold c of depth gradient clipping (Eq. 9); empty turns it off", low=1e-8, high=1e6
+    )
+    depth_clip_rule: Rule = setting("paper", "paper: min(s/|g|, c) per element (Eq. 9); released: one factor for the map")
+
+
+@dataclass(frozen=True)
+class Timesteps:
+    """How t is drawn; every side of a run shares the draw."""
+
+    rule: Rule = setting("paper", "paper: uniform over the whole schedule; released: an upper bound annealed down")
+    t_min: int = setting(20, "lowest t under the released rule", low=1, high=999, unit="timesteps")
+    t_max: int = setting(500, "highest t under the released rule, after annealing", low=1, high=999, unit="timesteps")
+    t_max_start: int = setting(980, "highest t under the released rule, at iteration 0", low=1, high=999, unit="timesteps")
+    anneal_iterations: int = setting(
+        1500, "iterations over which t_max_start falls to t_max and delta_t_start to delta_t", low=0, high=1_000_000
+    )
+
+
+@dataclass(frozen=True)
+class Views:
+    """Training cameras: on a sphere, looking at the origin, z up, the object's front towards azimuth 0 (+x)."""
+
+    batch: int = setting(4, "views per iteration", low=1, high=64)
+    resolution: int = setting(1024, "side of the square training image", low=32, high=2048, unit="pixels")
+    radius_min: float = setting(3.5, "nearest camera", low=1.05, high=100)
+    radius_max: float = setting(5.5, "farthest camera", low=1.05, high=100)
+    fovy_min_deg: float = setting(9.2, "narrowest vertical field of view", low=1, high=150, unit="degrees")
+    fovy_max_deg: float = setting(34.4, "widest vertical field of view", low=1, high=150, unit="degrees")
+    elevation_min_deg: float = setting(-15.0, "lowest camera", low=-89, high=89, unit="degrees")
+    elevation_max_deg: float = setting(45.0, "highest camera", low=-89, high=89, unit="degrees")
+    azimuth_range_deg: float = setting(180.0, "cameras lie within this of the front", low=0, high=180, unit="degrees")
+    widen_start: float = setting(1.0, "share of the azimuth and elevation ranges used at iteration 0", low=0, high=1)
+    widen_iterations: int = setting(0, "iterations over which the ranges widen to the whole", low=0, high=1_000_000)
+    random_background: float = setting(0.5, "probability of a random or black background instead of white", low=0, high=1)
+
+
+@dataclass(frozen=True)
+class Prompting:
+    """How the view reaches the prompt: a phrase for each direction, embeddings interpolated in between."""
+
+    negative_prompt: str = setting("", "what the unconditional branch of guidance is told")
+    inversion_prompt: str = setting("", "prompt of the inversion and of the unconditional prediction (paper: empty)")
+    front: str = setting("front view", "phrase for azimuth 0")
+    left: str = setting("side view", "phrase for azimuth 90 (the object's left)")
+    back: str = setting("back view", "phrase for azimuth 180")
+    right: str = setting("side view", "phrase for azimuth -90 (the object's right)")
+    overhead: str = setting("", "phrase for views from above; empty leaves elevation out of the prompt")
+    depth: str = setting("", "phrase added when the depth is guided instead of the colour")
+
+
+@dataclass(frozen=True)
+class Initialization:
+    """Where the Gaussians start."""
+
+    shape: Literal["ball", "shell", "box", "file"] = setting("ball", "points in a ball, on a sphere, in a cube, or from a .ply")
+    count: int = setting(100_000, "Gaussians at the start", low=10, high=5_000_000)
+    radius: float = setting(0.6, "radius of the ball or sphere, half side of the cube", low=0.01, high=10)
+    file: str = setting("", "a .ply of coloured points or of Gaussians, for shape 'file'")
+    opacity: float = setting(0.1, "initial opacity", low=1e-4, high=0.999)
+    scale: float | None = setting(
+        None, "initial standard deviation; empty takes it from the distance to the neighbours", low=1e-5, high=10
+    )
+
+
+@dataclass(frozen=True)
+class Optimization:
+    """Adam's learning rates (paper, appendix A.1; position and colour from the released code)."""
+
+    lr_means: float = setting(1.6e-4, "positions, at the start", low=0, high=1)
+    lr_means_final: float = setting(1.6e-6, "positions, at the last iteration (exponential decay)", low=0, high=1)
+    lr_sh0: float = setting(0.005, "colours, at the start", low=0, high=1)
+    lr_sh0_final: float = setting(0.003, "colours, at the last iteration (exponential decay)", low=0, high=1)
+    lr_opacities: float = setting(0.05, "opacities (logit)", low=0, high=1)
+    lr_scales: float = setting(0.005, "scales (log)", low=0, high=1)
+    lr_quats: float = setting(0.001, "rotations", low=0, high=1)
+    beta1: float = setting(0.9, "Adam's beta_1", low=0, high=0.9999)
+    beta2: float = setting(0.99, "Adam's beta_2", low=0, high=0.999999)
+
+
+@dataclass(frozen=True)
+class Densification:
+    """Adaptive density control: gsplat's default strategy, fed by every view of the batch."""
+
+    enabled: bool = setting(True, "densify, prune and reset opacity")
+    start: int = setting(100, "first iteration", low=0, high=1_000_000)
+    stop: int = setting(1500, "last iteration", low=0, high=1_000_000)
+    every: int = setting(100, "iterations between two refinements", low=1, high=1_000_000)
+    grad_threshold: float = setting(
+        7.5e-4, "mean image-plane gradient above which a Gaussian is duplicated or split", low=0, high=1e6
+    )
+    prune_opacity: float = setting(0.005, "Gaussians below this opacity are removed", low=0, high=1)
+    reset_every: int = setting(300, "iterations between two opacity resets; 0 never resets", low=0, high=1_000_000)
+    max_count: int = setting(1_000_000, "no more Gaussians than this", low=10, high=10_000_000)
+
+
+@dataclass(frozen=True)
+class Losses:
+    """What the latent gradient is worth and what is added to it."""
+
+    distillation: float = setting(0.1, "factor of the distillation gradient (released: lambda_guidance)", low=0, high=1e6)
+    depth_ratio: float = setting(
+        0.2, "share of iterations in which the depth is guided (released: as_latent_ratio)", low=0, high=1
+    )
+    tv_color: float = setting(1.0, "total variation of the rendered colour", low=0, high=1e6)
+    tv_depth: float = setting(1.0, "total variation of the rendered depth", low=0, high=1e6)
+    scale: float = setting(1.0, "mean scale of the Gaussians", low=0, high=1e6)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A whole run. ``Settings()`` is the paper's; presets and overrides change single fields."""
+
+    prompt: str = setting("", "what to make, in words")
+    model: str = setting("auto", "auto, embedded, or a diffusers folder, hub id or single .safetensors file")
+    device: Literal["auto", "cpu", "cuda"] = setting("auto", "where to run; auto takes CUDA where there is a card")
+    iterations: int = setting(2500, "training iterations", low=1, high=1_000_000)
+    seed: int = setting(0, "seed of every random draw of the run", low=0, high=2**31 - 1)
+    variants: tuple[Variant, ...] = field(
+        default=(Variant(method="ism"), Variant(method="tsm")),
+        metadata={
+            "help": "one to four sides that share views, backgrounds, timesteps and noise",
+            "low": 1,
+            "high": 4,
+            "unit": "",
+        },
+    )
+    checkpoint_every: int = setting(250, "iterations between two checkpoints; 0 writes only the last", low=0, high=1_000_000)
+    timesteps: Timesteps = field(default_factory=Timesteps)
+    views: Views = field(default_factory=Views)
+    prompting: Prompting = field(default_factory=Prompting)
+    initialization: Initialization = field(default_factory=Initialization)
+    optimization: Optimization = field(default_factory=Optimization)
+    densification: Densification = field(default_factory=Densification)
+    losses: Losses = field(default_factory=Losses)
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        check_pairs(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Settings:
+        """Settings from plain values, as YAML and JSON give them. Raises SettingsError with a sentence."""
+        return _build(cls, values, "")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, complete: ``Settings.from_dict(s.to_dict()) == s``."""
+        plain = dataclasses.asdict(self)
+        plain["variants"] = list(plain["variants"])
+        return plain
+
+    def override(self, changes: dict[str, Any]) -> Settings:
+        """A copy with dotted keys changed: {'views.batch': 2, 'variants.1.gamma': 0.5, 'variants.gamma': 0.3}.
+
+        ``variants.NAME`` without an index changes every side.
+        """
+        values = self.to_dict()
+        for key, value in changes.items():
+            _assign(values, key, value)
+        return Settings.from_dict(values)
+
+
+def load_preset(name: str) -> Settings:
+    """The preset of that name in ``presets/``, or SettingsError with the names there are."""
+    names = preset_names()
+    if name not in names:
+        raise SettingsError(f"There is no preset {_shown(name)}{_nearest(name, names)}; presets: {', '.join(names)}.")
+    return load_settings(PRESETS / f"{name}.yaml")
+
+
+def preset_names() -> list[str]:
+    """Names of the presets that ship with the project, sorted."""
+    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+
+
+def load_settings(path: Path) -> Settings:
+    """Settings from a YAML file (plain tags only). Raises SettingsError with a sentence."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"The settings file {path.name} cannot be read: {error}.") from None
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise SettingsError(f"The settings file {path.name} is not plain YAML: {str(error).splitlines()[0]}.") from None
+    return Settings.from_dict(values if values is not None else {})
+
+
+def check_ranges(section: Any, path: str = "") -> None:
+    """Refuse values outside the declared ranges, NaN and infinities. Raises SettingsError."""
+    for item in fields(section):
+        value, name = getattr(section, item.name), f"{path}{item.name}"
+        if is_dataclass(value):
+            check_ranges(value, f"{name}.")
+            continue
+        low, high = item.metadata.get("low"), item.metadata.get("high")
+        if isinstance(value, tuple):
+            if not low <= len(value) <= high:
+                raise SettingsError(f"{name} has {len(value)} entries; {low} to {high} are accepted.")
+            for index, entry in enumerate(value):
+                check_ranges(entry, f"{name}.{index}.")
+        elif isinstance(value, (int, float)) and not isinstance(value, bool):
+            bounds = f"{low:g} to {high:g}" if low is not None and high is not None else "a finite number"
+            unit = f" {item.metadata['unit']}" if item.metadata.get("unit") else ""
+            if not math.isfinite(value):
+                raise SettingsError(f"{name} is {value}, which is not a number; {bounds}{unit} is accepted.")
+            if (low is not None and value < low) or (high is not None and value > high):
+                raise SettingsError(f"{name} is {value:g}; {bounds}{unit} is accepted.")
+        elif item.name == "prompt" and len(value) > 1000:
+            raise SettingsError(f"prompt has {len(value):,} characters; at most 1,000 are accepted.")
+
+
+def check_pairs(settings: Settings) -> None:
+    """Refuse ranges whose ends are the wrong way round and choices that lack their companion. Raises SettingsError."""
+    views, steps = settings.views, settings.timesteps
+    for low, high in (("radius_min", "radius_max"), ("fovy_min_deg", "fovy_max_deg"), ("elevation_min_deg", "elevation_max_deg")):
+        if getattr(views, low) > getattr(views, high):
+            raise SettingsError(
+                f"views.{low} is {getattr(views, low):g}, above views.{high} = {getattr(views, high):g}; it must not be larger."
+            )
+    if not steps.t_min <= steps.t_max <= steps.t_max_start:
+        raise SettingsError(
+            f"timesteps.t_min, t_max, t_max_start are {steps.t_min}, {steps.t_max}, {steps.t_max_start}; they must not fall."
+        )
+    if settings.initialization.shape == "file" and not settings.initialization.file:
+        raise SettingsError("initialization.shape is 'file' but initialization.file is empty; name a .ply.")
+
+
+def leaf_fields(section: type = Settings, path: str = "") -> list[tuple[str, dataclasses.Field]]:
+    """Every single setting with its dotted name, in order: what help pages and sliders are made from."""
+    hints, found = typing.get_type_hints(section), []
+    for item in fields(section):
+        kind = hints[item.name]
+        if is_dataclass(kind):
+            found += leaf_fields(typing.cast(type, kind), f"{path}{item.name}.")
+        elif item.name == "variants":
+            found += leaf_fields(Variant, f"{path}variants.")
+        else:
+            found.append((f"{path}{item.name}", item))
+    return found
+
+
+def parse_value(text: str) -> Any:
+    """A value typed on a command line, read as plain YAML ('0.3', 'off', 'null', 'a word')."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
+def _build(cls: type, values: Any, path: str) -> Any:
+    if not isinstance(values, dict):
+        where = path.rstrip(".") or "the settings"
+        raise SettingsError(f"{where} is {_shown(values)}; a group of settings (name: value) is accepted.")
+    known = {item.name: item for item in fields(cls)}
+    hints = typing.get_type_hints(cls)
+    for key in values:
+        if key not in known:
+            raise SettingsError(f"{path}{_shown(key, quotes=False)} is not a setting{_nearest(str(key), list(known))}.")
+    return cls(**{key: _convert(hints[key], value, f"{path}{key}") for key, value in values.items()})
+
+
+def _convert(kind: Any, value: Any, name: str) -> Any:
+    if is_dataclass(kind):
+        return _build(typing.cast(type, kind), value, f"{name}.")
+    origin, choices = typing.get_origin(kind), typing.get_args(kind)
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise SettingsError(f"{name} is {_shown(value)}; a list is accepted.")
+        return tuple(_convert(choices[0], entry, f"{name}.{index}") for index, entry in enumerate(value))
+    if origin is Literal:
+        if value not in choices:
+            raise SettingsError(f"{name} is {_shown(value)}; accepted: {', '.join(choices)}.")
+        return value
+    if origin is types.UnionType:  # X | None; YAML's off and null both mean "not used"
+        if value is None or value is False:
+            return None
+        return _convert(choices[0], value, name)
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if kind is float and isinstance(value, str):  # YAML 1.1 reads 1e-3 as text
+        try:
+            value, number = float(value), True
+        except ValueError:
+            pass
+    if kind is float and number:
+        return float(value)
+    if kind is int and number and math.isfinite(value) and float(value).is_integer():
+        return int(value)
+    if kind is str and isinstance(value, str):
+        return value
+    if kind is bool and isinstance(value, bool):
+        return value
+    if kind in (int, float) and number and not math.isfinite(value):
+        raise SettingsError(f"{name} is {value}, which is not a number that can be used.")
+    wanted = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}[kind]
+    raise SettingsError(f"{name} is {_shown(value)}; {wanted} is accepted.")
+
+
+def _assign(values: Any, key: str, value: Any) -> None:
+    head, _, rest = key.partition(".")
+    if isinstance(values, list):
+        if not head.isdigit():
+            for entry in values:
+                _assign(entry, key, value)
+            return
+        if int(head) >= len(values):
+            raise SettingsError(f"variants.{head} does not exist; this run has {len(values)} side(s), counted from 0.")
+        if not rest:
+            raise SettingsError(f"variants.{head} needs the name of a setting behind it.")
+        _assign(values[int(head)], rest, value)
+        return
+    if head not in values:
+        raise SettingsError(f"{_shown(key, quotes=False)} is not a setting{_nearest(head, list(values))}.")
+    if not rest:
+        values[head] = value
+    elif isinstance(values[head], (dict, list)):
+        _assign(values[head], rest, value)
+    else:
+        raise SettingsError(f"{_shown(key, quotes=False)} is not a setting; {head} has no parts.")
+
+
+def _nearest(name: str, names: list[str]) -> str:
+    found = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return f"; did you mean {found[0]}" if found else ""
+
+
+def _shown(value: Any, quotes: bool = True) -> str:
+    text = repr(value) if quotes else str(value)
+    return text if len(text) <= 60 else text[:57] + "..."
