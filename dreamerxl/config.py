@@ -175,6 +175,7 @@ class Losses:
 class Settings:
     """A whole run. ``Settings()`` is the paper's; presets and overrides change single fields."""
 
+    description: str = setting("", "what a preset is for, in a sentence")
     prompt: str = setting("", "what to make, in words")
     model: str = setting("auto", "auto, embedded, or a diffusers folder, hub id or single .safetensors file")
     device: Literal["auto", "cpu", "cuda"] = setting("auto", "where to run; auto takes CUDA where there is a card")
@@ -226,10 +227,7 @@ class Settings:
 
 def load_preset(name: str) -> Settings:
     """The preset of that name in ``presets/``, or SettingsError with the names there are."""
-    names = preset_names()
-    if name not in names:
-        raise SettingsError(f"There is no preset {_shown(name)}{_nearest(name, names)}; presets: {', '.join(names)}.")
-    return load_settings(PRESETS / f"{name}.yaml")
+    return Settings.from_dict(_read_preset(name, ()))
 
 
 def preset_names() -> list[str]:
@@ -238,14 +236,8 @@ def preset_names() -> list[str]:
 
 
 def load_settings(path: Path) -> Settings:
-    """Settings from a YAML file (plain tags only). Raises SettingsError with a sentence."""
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"The settings file {path.name} cannot be read: {error}.") from None
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise SettingsError(f"The settings file {path.name} is not plain YAML: {str(error).splitlines()[0]}.") from None
-    return Settings.from_dict(values if values is not None else {})
+    """Settings from a YAML file (plain tags only), on top of the preset it ``extends``, if any. Raises SettingsError."""
+    return Settings.from_dict(_read_settings(path, ()))
 
 
 def check_ranges(section: Any, path: str = "") -> None:
@@ -308,6 +300,37 @@ def parse_value(text: str) -> Any:
         return yaml.safe_load(text)
     except yaml.YAMLError:
         return text
+
+
+def _read_preset(name: Any, above: tuple[str, ...]) -> dict[str, Any]:
+    names = preset_names()
+    if name not in names:
+        raise SettingsError(f"There is no preset {_shown(name)}{_nearest(str(name), names)}; presets: {', '.join(names)}.")
+    if name in above:
+        raise SettingsError(f"Preset {name} extends itself; the chain of 'extends' must end.")
+    return _read_settings(PRESETS / f"{name}.yaml", (*above, name))
+
+
+def _read_settings(path: Path, above: tuple[str, ...]) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"The settings file {path.name} cannot be read: {error}.") from None
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise SettingsError(f"The settings file {path.name} is not plain YAML: {str(error).splitlines()[0]}.") from None
+    values = {} if values is None else values
+    if isinstance(values, dict) and "extends" in values:
+        base = _read_preset(values.pop("extends"), above)
+        return _merge(base, values)
+    return values
+
+
+def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in changes.items():
+        nested = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if nested else value
+    return merged
 
 
 def _build(cls: type, values: Any, path: str) -> Any:
