@@ -8,6 +8,7 @@ would be accepted. Angles are in degrees, lengths in world units (the object fit
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import math
@@ -363,10 +364,8 @@ def _convert(kind: Any, value: Any, name: str) -> Any:
         return _convert(choices[0], value, name)
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if kind is float and isinstance(value, str):  # YAML 1.1 reads 1e-3 as text
-        try:
+        with contextlib.suppress(ValueError):
             value, number = float(value), True
-        except ValueError:
-            pass
     if kind is float and number:
         return float(value)
     if kind is int and number and math.isfinite(value) and float(value).is_integer():
