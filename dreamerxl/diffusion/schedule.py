@@ -86,7 +86,7 @@ def from_diffusers(scheduler: Any) -> Schedule:
     Any scheduler of a discrete beta schedule will do (DDIM, PNDM, Euler, DPM-Solver, ...): they share their training
     noise and differ in their sampling, which is not used here.
     """
-    from diffusers import DDIMScheduler
+    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
     config = dict(scheduler if isinstance(scheduler, Mapping) else scheduler.config)
     name = config.get("_class_name", type(scheduler).__name__)
@@ -98,7 +98,7 @@ def from_diffusers(scheduler: Any) -> Schedule:
             f"The model's scheduler {name} has prediction_type {prediction_type!r}; accepted: {', '.join(PREDICTION_TYPES)}."
         )
     config.pop("_class_name", None)
-    table = cast(Tensor, DDIMScheduler.from_config(config).alphas_cumprod).float().cpu()
+    table = cast(DDIMScheduler, DDIMScheduler.from_config(config)).alphas_cumprod.float().cpu()
     # A schedule rescaled to zero terminal SNR ends at alpha = 0, where x_0 and omega divide by zero. The floor is
     # diffusers' own (the smallest half-precision number).
     return Schedule(table.clamp_min(2**-24), prediction_type)
