@@ -1,0 +1,113 @@
+"""The folder of a run: run.json, metrics.jsonl, log.txt, checkpoints/, captures/, scenes/.
+
+Every file but the two that only grow (metrics.jsonl, log.txt) is written whole under another name and then renamed, so
+a reader never sees half of one. A folder that cannot be written raises RunFolderError with a sentence.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+from dreamerxl.errors import RunFolderError
+
+PARTS = ("checkpoints", "captures", "scenes")
+
+
+class RunFolder:
+    """Paths and writes of one run."""
+
+    def __init__(self, path: Path):
+        self.path = Path(path)
+        self.checkpoints, self.captures, self.scenes = (self.path / part for part in PARTS)
+        self._metrics: TextIO | None = None
+
+    @classmethod
+    def create(cls, path: Path) -> RunFolder:
+        """A new folder; one that exists and holds something is refused."""
+        folder = cls(path)
+        with _explained(folder.path):
+            if folder.path.exists() and not folder.path.is_dir():
+                raise RunFolderError(f"{path} is a file; name a folder that does not exist yet or is empty.")
+            if folder.path.is_dir() and any(folder.path.iterdir()):
+                raise RunFolderError(f"The folder {path} is not empty; name one that does not exist yet, or empty it.")
+            for part in (folder.checkpoints, folder.captures, folder.scenes):
+                part.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def write_record(self, record: dict[str, Any]) -> None:
+        """run.json: what the run was asked, on what it ran, and what became of it."""
+        with self.writing("run.json") as temporary:
+            temporary.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    def read_record(self) -> dict[str, Any]:
+        """The contents of run.json. Raises RunFolderError where there is none that can be read."""
+        try:
+            record = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise RunFolderError(f"{self.path} holds no readable run.json: {error}.") from None
+        if not isinstance(record, dict):
+            raise RunFolderError(f"{self.path / 'run.json'} is not the record of a run.")
+        return record
+
+    def append_metrics(self, line: dict[str, Any]) -> None:
+        """Add one iteration to metrics.jsonl and hand it to the system."""
+        with _explained(self.path / "metrics.jsonl"):
+            if self._metrics is None:
+                self._metrics = open(self.path / "metrics.jsonl", "a", encoding="utf-8")
+            self._metrics.write(json.dumps(line) + "\n")
+            self._metrics.flush()
+
+    def read_metrics(self) -> Iterator[dict[str, Any]]:
+        """The lines of metrics.jsonl, as far as they are whole."""
+        with contextlib.suppress(OSError, ValueError), open(self.path / "metrics.jsonl", encoding="utf-8") as lines:
+            for line in lines:
+                yield json.loads(line)
+
+    def log(self, error: BaseException) -> None:
+        """Add an exception's whole traceback to log.txt; never raises, for it is called when something failed already."""
+        with contextlib.suppress(OSError), open(self.path / "log.txt", "a", encoding="utf-8") as file:
+            file.write("".join(traceback.format_exception(error)) + "\n")
+
+    def close(self) -> None:
+        """Release the open metrics file."""
+        if self._metrics is not None:
+            with contextlib.suppress(OSError):
+                self._metrics.close()
+            self._metrics = None
+
+    @contextlib.contextmanager
+    def writing(self, name: str) -> Iterator[Path]:
+        """A temporary path beside ``name`` (relative to the folder) that takes its place when the block ends well."""
+        target = self.path / name
+        with replacing(target) as temporary:
+            yield temporary
+
+
+@contextlib.contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """A temporary path with the same suffix that replaces ``target`` atomically when the block ends well."""
+    temporary = target.with_name(f".{target.stem}.{secrets.token_hex(4)}{target.suffix}")  # two writers never meet
+    with _explained(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            os.replace(temporary, target)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RunFolderError(f"{path} cannot be written: {error.strerror or error}.") from error

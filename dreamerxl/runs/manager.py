@@ -1,0 +1,196 @@
+"""The manager of runs: a queue, ONE worker thread, and what everyone else may ask of a run.
+
+The worker thread owns the models, the trainers and their scenes; nothing else touches them. Commands go down to it as
+frozen values and are obeyed between two iterations. Views and snapshots come up, immutable.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections import deque
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dreamerxl.config import Settings
+from dreamerxl.errors import DreamerError, SettingsError
+from dreamerxl.runs.folder import RunFolder
+from dreamerxl.runs.prepare import Preparation
+from dreamerxl.runs.run import ID_PATTERN, Run, RunView, new_run, read_run
+from dreamerxl.runs.worker import Change, MakeTrainer, Pace, Pause, Resume, Stop, carry_out
+
+KEPT_SNAPSHOTS = 4
+CLOSING = "Stopped because the program was closed."
+
+
+class RunManager:
+    """Runs one run after another on its worker thread. Every method may be called from any thread."""
+
+    def __init__(
+        self,
+        runs_dir: Path | str,
+        make_trainer: MakeTrainer | None = None,
+        max_queue: int = 8,
+        *,
+        warm: Settings | None = None,
+        pace: Pace | None = None,
+    ):
+        """``warm``: settings whose model the worker loads, and takes one step with, before the first run."""
+        self.runs_dir = Path(runs_dir)
+        self.max_queue = max_queue
+        self._make_trainer = make_trainer or Preparation()
+        self._pace = pace or Pace()
+        self._warm = warm
+        self._seen: dict[tuple[Path, int], RunView] = {}  # what was read from disk, by path and time of change
+        self._changed = threading.Condition()  # guards the five below
+        self._runs: dict[str, Run] = {}
+        self._waiting: deque[Run] = deque()
+        self._current: Run | None = None
+        self._finished: deque[Run] = deque()
+        self._closing = False
+        self._thread = threading.Thread(target=self._work, name="dreamerxl-worker", daemon=True)
+        self._thread.start()
+
+    def submit(self, settings: Settings, owner: str | None = None, folder: Path | None = None) -> Run:
+        """Queue a run in a folder of its own: ``runs_dir/ID``, or ``folder`` where one is named.
+
+        Raises SettingsError for an empty prompt, RunFolderError for a folder that cannot be written, DreamerError for
+        a full queue.
+        """
+        check_runnable(settings)
+        with self._changed:
+            if self._closing:
+                raise DreamerError("The program is closing; no run can start.")
+            if len(self._waiting) >= self.max_queue:
+                raise DreamerError(f"The queue is full: {self.max_queue} runs are waiting. Try again when one has finished.")
+            run = new_run(settings, self.runs_dir, owner, folder)
+            self._runs[run.id] = run
+            self._waiting.append(run)
+            self._renumber()
+            self._changed.notify_all()
+        return run
+
+    def pause(self, run_id: str) -> None:
+        """Pause after the iteration in hand (a run that waits or loads pauses before its first)."""
+        self._going(run_id).mailbox.put(Pause())
+
+    def resume(self, run_id: str) -> None:
+        """Go on after a pause."""
+        self._going(run_id).mailbox.put(Resume())
+
+    def stop(self, run_id: str, reason: str = "Stopped on request.") -> None:
+        """End a run: at once where it waits or loads, else after the iteration in hand. One that has ended stays as it is."""
+        run = self.get(run_id)
+        with self._changed:
+            if run in self._waiting:
+                self._waiting.remove(run)
+                self._renumber()
+        if not run.record("stopped", reason, expect={"queued", "loading"}, status="stopped", reason=reason, queue_position=0):
+            run.mailbox.put(Stop(reason))
+
+    def change(self, run_id: str, side: int | None, changes: Mapping[str, Any]) -> None:
+        """Change settings of one side, or of every side (None), from the next iteration on.
+
+        The names are those of config.Variant. Raises SettingsError at once for what does not fit.
+        """
+        run = self._going(run_id)
+        if not changes:
+            return
+        command = Change(side, dict(changes))
+        run.view.settings.override(command.dotted())
+        run.mailbox.put(command)
+
+    def get(self, run_id: str) -> Run:
+        """The run of that id, of this program or found in ``runs_dir``. Raises DreamerError where there is none."""
+        if not isinstance(run_id, str) or not ID_PATTERN.fullmatch(run_id):
+            raise DreamerError(f"{str(run_id)[:40]!r} is not the name of a run; names look like 20261122-142501-a3f9c1.")
+        with self._changed:
+            run = self._runs.get(run_id)
+        if run is None:
+            path = next((view.folder for view in self._on_disk() if view.id == run_id), None)
+            if path is None:
+                raise DreamerError(f"There is no run {run_id}.")
+            run = read_run(path)
+            with self._changed:
+                run = self._runs.setdefault(run_id, run)
+        return run
+
+    def current(self) -> Run | None:
+        """The run that loads, trains or is paused now."""
+        with self._changed:
+            return self._current
+
+    def queue(self) -> tuple[Run, ...]:
+        """The runs that wait, next first."""
+        with self._changed:
+            return tuple(self._waiting)
+
+    def runs(self) -> tuple[RunView, ...]:
+        """Every run, newest first: those of this program and those in ``runs_dir`` that can be read (without curves)."""
+        views = {view.id: view for view in self._on_disk()}
+        with self._changed:
+            views |= {run.id: run.view for run in self._runs.values()}
+        return tuple(sorted(views.values(), key=lambda view: view.created, reverse=True))
+
+    def close(self, timeout_s: float = 60.0) -> bool:
+        """Stop every run, keep the current one's scenes, and wait for the worker; False when it was still busy."""
+        with self._changed:
+            self._closing = True
+            going = [run for run in self._runs.values() if not run.view.ended]
+            self._changed.notify_all()
+        for run in going:
+            self.stop(run.id, CLOSING)
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _going(self, run_id: str) -> Run:
+        run = self.get(run_id)
+        if run.view.ended:
+            raise DreamerError(f"The run {run_id} has ended ({run.view.status}); it can no longer be changed.")
+        return run
+
+    def _on_disk(self) -> list[RunView]:
+        views, seen = [], {}
+        for path in self.runs_dir.glob("*/run.json"):
+            try:
+                key = (path, path.stat().st_mtime_ns)
+                seen[key] = self._seen[key] if key in self._seen else read_run(path.parent, with_curves=False).view
+                views.append(seen[key])
+            except (DreamerError, OSError):
+                continue  # not a run, or one of another version: it is not listed
+        self._seen = seen
+        return views
+
+    def _renumber(self) -> None:
+        for position, run in enumerate(self._waiting, 1):
+            run.update(queue_position=position)
+
+    def _work(self) -> None:
+        """The worker thread: it alone owns the models, the trainers and their scenes. Ends when the manager closes."""
+        if self._warm is not None:
+            self._warm_up(self._warm)
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting or self._closing)
+                if self._closing:
+                    return
+                run = self._current = self._waiting.popleft()
+                self._renumber()
+            carry_out(run, self._make_trainer, self._pace, others_wait=lambda: bool(self._waiting))
+            with self._changed:
+                self._current = None
+                self._finished.append(run)
+                if len(self._finished) > KEPT_SNAPSHOTS:
+                    self._finished.popleft().forget_snapshot()
+
+    def _warm_up(self, settings: Settings) -> None:
+        """Load the models and compile the kernels ahead of the first run; a failure is told to the run that meets it."""
+        with contextlib.suppress(Exception):
+            self._make_trainer(settings).trainer.step()
+
+
+def check_runnable(settings: Settings) -> None:
+    """Refuse settings that are in range but describe no run. Raises SettingsError."""
+    if not settings.prompt.strip():
+        raise SettingsError("prompt is empty; say in words what to make, for example 'a red mushroom'.")

@@ -1,0 +1,262 @@
+"""Carries out one run: loading, iterations, commands between them, snapshots, files. Called by the worker thread alone."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from dreamerxl.config import Settings, Variant
+from dreamerxl.errors import DreamerError
+from dreamerxl.gaussians.export import write_ply
+from dreamerxl.gaussians.scene import freeze
+from dreamerxl.runs.curves import Curves
+from dreamerxl.runs.run import Run
+from dreamerxl.runs.snapshot import Snapshot, labels, metrics, take_sides
+from dreamerxl.training import checkpoint
+
+SLOWEST_SNAPSHOTS_S = 2.0
+SNAPSHOT_SHARE = 0.1
+KEPT_CHECKPOINTS = 2
+
+
+class TrainerLike(Protocol):
+    """What a run needs of a trainer (dreamerxl.training.trainer.Trainer)."""
+
+    @property
+    def iteration(self) -> int: ...
+    @property
+    def sides(self) -> Sequence[Any]: ...
+    def step(self) -> Any: ...
+    def replace_variant(self, index: int, variant: Variant) -> None: ...
+    def state_dict(self) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What ``make_trainer(settings)`` gives: a trainer ready for its first step and what was chosen for it."""
+
+    trainer: TrainerLike
+    decode: Callable[[Tensor], Tensor]  # latents [B, C, h, w] -> images [B, 3, H, W] in 0..1
+    model: str = ""
+    device: str = "cpu"
+    notices: tuple[str, ...] = ()
+
+
+MakeTrainer = Callable[[Settings], Prepared]
+
+
+@dataclass(frozen=True)
+class Pause:
+    """Wait after the iteration in hand."""
+
+
+@dataclass(frozen=True)
+class Resume:
+    """Go on."""
+
+
+@dataclass(frozen=True)
+class Stop:
+    """End after the iteration in hand and keep the scenes."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Change:
+    """Settings of one side (or of all, side None) from the next iteration on."""
+
+    side: int | None
+    changes: Mapping[str, Any]
+
+    def dotted(self) -> dict[str, Any]:
+        prefix = "variants" if self.side is None else f"variants.{self.side}"
+        return {f"{prefix}.{name}": value for name, value in self.changes.items()}
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How often snapshots are taken and how long a paused run may keep others waiting."""
+
+    snapshot_seconds: float = 0.7
+    pause_limit_seconds: float = 600.0
+
+
+def carry_out(run: Run, make_trainer: MakeTrainer, pace: Pace, others_wait: Callable[[], bool]) -> None:
+    """Take a queued run to its end. Never raises: a failure becomes the run's status with its reason."""
+    session = None
+    try:
+        if not run.record("loading", "Loading the model.", expect={"queued"}, status="loading", queue_position=0):
+            return
+        prepared = make_trainer(run.view.settings)
+        session = Session(run, prepared, pace, others_wait)
+        session.train()
+    except Exception as error:
+        run.folder.log(error)
+        if session is not None:
+            session.rescue_scenes()
+        reason = sentence(error)
+        run.record("failed", reason, status="failed", reason=reason, eta_s=0.0)
+    finally:
+        run.folder.close()
+        session = prepared = None
+        gc.collect()  # optimiser, graph and generators refer to each other
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def sentence(error: BaseException) -> str:
+    """The reason of a failure in words for the person who asked for the run."""
+    if isinstance(error, DreamerError):
+        return str(error)
+    if isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)):
+        return "The memory was not enough: fewer views per iteration, a lower resolution or fewer Gaussians need less."
+    detail = (str(error).strip().splitlines() or [""])[0][:200].rstrip(".")
+    return (
+        f"An unexpected {type(error).__name__} ended the run{': ' + detail if detail else ''}. The run's log.txt has the details."
+    )
+
+
+class Session:
+    """A run in training, with the clocks and curves that only the worker thread sees."""
+
+    def __init__(self, run: Run, prepared: Prepared, pace: Pace, others_wait: Callable[[], bool]):
+        self.run, self.prepared, self.pace, self.others_wait = run, prepared, pace, others_wait
+        self.trainer = prepared.trainer
+        self.settings = run.view.settings
+        self.report: Any = None
+        self.curves = Curves()
+        self.seconds_per_iteration: float | None = None
+        self.snapshot_at, self.snapshot_cost = 0.0, 0.0
+
+    def train(self) -> None:
+        """Iterate until the settings' iterations are done or a Stop arrives; then write the scenes and end the run."""
+        prepared = self.prepared
+        started = self.run.record(
+            "started",
+            f"Training on {prepared.device} with {prepared.model}.",
+            expect={"loading"},
+            status="running",
+            model=prepared.model,
+            device=prepared.device,
+            notices=prepared.notices,
+        )
+        if not started:  # stopped while the model was loading
+            return
+        status, reason = "done", ""
+        while self.trainer.iteration < self.settings.iterations:
+            stop = self.obey()
+            if stop is not None:
+                status, reason = "stopped", stop.reason
+                break
+            self.iterate()
+        if self.report is not None:
+            self.publish_snapshot()
+        self.save_scenes()
+        self.save_checkpoint()
+        text = reason or f"All {self.settings.iterations} iterations are done."
+        self.run.record(status, text, status=status, reason=reason, eta_s=0.0)
+
+    def iterate(self) -> None:
+        """One step of the trainer, its metrics, and a snapshot and checkpoint where they are due."""
+        begun = time.monotonic()
+        self.report = self.trainer.step()
+        done = self.trainer.iteration
+        sides = metrics(self.report)
+        self.curves.add(done, sides)
+        self.run.folder.append_metrics({"iteration": done, "seconds": round(time.monotonic() - begun, 4), "sides": sides})
+        every = self.settings.checkpoint_every
+        if every and done % every == 0 and done < self.settings.iterations:
+            self.save_checkpoint()
+        self.run.update(iteration=done)
+        interval = min(max(self.pace.snapshot_seconds, self.snapshot_cost / SNAPSHOT_SHARE), SLOWEST_SNAPSHOTS_S)
+        if done == 1 or time.monotonic() - self.snapshot_at >= interval:
+            self.publish_snapshot()
+        self.measure(time.monotonic() - begun)
+
+    def measure(self, seconds: float) -> None:
+        """Publish the smoothed pace. The first iteration compiles and warms up, so the second replaces it."""
+        done = self.trainer.iteration
+        if self.seconds_per_iteration is None or done <= 2:
+            self.seconds_per_iteration = seconds
+        else:
+            self.seconds_per_iteration += max(0.05, 1 / done) * (seconds - self.seconds_per_iteration)
+        left = self.settings.iterations - done
+        pace = self.seconds_per_iteration
+        self.run.update(its_per_s=1 / max(pace, 1e-9), eta_s=left * pace)
+
+    def obey(self) -> Stop | None:
+        """Carry out the commands that have arrived; a Pause waits here for Resume or Stop."""
+        paused_at: float | None = None
+        while paused_at is not None or not self.run.mailbox.empty():
+            command = self.run.next_command(timeout_s=0.5)
+            if isinstance(command, Stop):
+                return command
+            if isinstance(command, Change):
+                self.change(command)
+            elif isinstance(command, Pause) and paused_at is None:
+                paused_at = time.monotonic()
+                self.pause()
+            elif isinstance(command, Resume) and paused_at is not None:
+                paused_at = None
+                self.run.record("resumed", "Resumed.", status="running")
+            elif paused_at is not None and self.others_wait() and time.monotonic() - paused_at > self.pace.pause_limit_seconds:
+                return Stop("Stopped, with its scenes kept: it was paused for long while others waited.")
+        return None
+
+    def pause(self) -> None:
+        """Show the newest state, keep it on disk, and say so."""
+        if self.report is not None:
+            self.publish_snapshot()
+            self.save_checkpoint()
+        self.run.record("paused", "Paused.", status="paused")
+
+    def change(self, command: Change) -> None:
+        """Give the trainer the changed variants. The event's iteration is that of the first step that sees them."""
+        settings = self.settings.override(command.dotted())
+        for index, (old, new) in enumerate(zip(self.settings.variants, settings.variants, strict=True)):
+            if new != old:
+                self.trainer.replace_variant(index, new)
+        self.settings = settings
+        sides = "every side" if command.side is None else f"side {command.side}"
+        text = ", ".join(f"{name} = {'off' if value is None else value}" for name, value in command.changes.items())
+        details = {"side": command.side, "changes": dict(command.changes)}
+        self.run.record("changed", f"{text} on {sides}.", details, settings=settings)
+
+    def publish_snapshot(self) -> None:
+        """Detach the scenes and decode the images; the time that this takes sets how often it is done."""
+        begun = time.monotonic()
+        names = labels(self.settings.variants)
+        sides = take_sides(self.trainer.sides, self.report, names, self.prepared.decode)
+        view = self.run.view
+        snapshot = Snapshot(view.id, self.trainer.iteration, self.settings.iterations, view.its_per_s, view.eta_s, sides)
+        self.run.update(snapshot=snapshot, history=self.curves.history())
+        self.snapshot_at = time.monotonic()
+        self.snapshot_cost = self.snapshot_at - begun
+
+    def save_scenes(self) -> None:
+        """scenes/0-ism.ply, scenes/1-tsm.ply, ..."""
+        for index, (side, variant) in enumerate(zip(self.trainer.sides, self.settings.variants, strict=True)):
+            write_ply(self.run.folder.scenes / f"{index}-{variant.method}.ply", freeze(side.params))
+
+    def save_checkpoint(self) -> None:
+        """The trainer's whole state, beside the newest one before it."""
+        folder = self.run.folder.checkpoints
+        checkpoint.save(folder / f"{self.trainer.iteration:07d}.safetensors", self.trainer.state_dict())
+
+    def rescue_scenes(self) -> None:
+        """After a failure, the scenes of the last snapshot: the trainer's own may be what failed."""
+        snapshot = self.run.view.snapshot
+        if snapshot is None:
+            return
+        try:
+            for index, (side, variant) in enumerate(zip(snapshot.sides, self.settings.variants, strict=True)):
+                write_ply(self.run.folder.scenes / f"{index}-{variant.method}.ply", side.splats)
+        except Exception as error:
+            self.run.folder.log(error)
