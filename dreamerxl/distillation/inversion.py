@@ -5,6 +5,8 @@ x_0, noise  [B, C, h, w]; the grid is ``steps.inversion``, from its first timest
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from torch import Tensor
 
 from dreamerxl.config import Variant
@@ -23,7 +25,7 @@ def invert(x_0: Tensor, steps: Steps, noise: Tensor, schedule: Schedule, variant
     """
     first = steps.inversion[0]
     x = schedule.add_noise(x_0, noise, first) if variant.inversion_start == "noised" else x_0
-    for here, there in zip(steps.inversion, steps.inversion[1:], strict=False):
+    for here, there in pairwise(steps.inversion):
         (eps,) = yield (Unconditional(x, here),)
         x = ddim_step(schedule, x, eps, here, there)
     return x

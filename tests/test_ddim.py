@@ -1,0 +1,141 @@
+"""DDIM steps and inversion against diffusers' schedulers and against the exact probability-flow path."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMInverseScheduler, DDIMScheduler
+from gaussian_data import Gaussian, drive, stable_diffusion_alphas
+
+from dreamerxl.config import Timesteps, Variant
+from dreamerxl.diffusion.ddim import ddim_step
+from dreamerxl.diffusion.schedule import Schedule, from_diffusers
+from dreamerxl.distillation.inversion import invert
+from dreamerxl.distillation.timesteps import Steps, plan_steps
+
+CONFIG = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "clip_sample": False,
+    "set_alpha_to_one": False,
+}
+
+
+def latents(batch, seed=0, dtype=torch.float32):
+    return torch.randn(batch, 4, 6, 10, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def network(x, t):
+    """A deterministic output without any meaning, of unit size."""
+    return torch.sin(2 * x + 0.01 * t) + 0.3 * torch.roll(x, 1, dims=-1).tanh()
+
+
+# The product takes eps from v and x_0 from eps, diffusers x_0 from v. The formulas are the same (float64), but in
+# float32 the rounding of eps grows by up to 1 / sqrt(alpha_999) = 15 in x_0, hence a wider bound there.
+CASES = [
+    ("epsilon", torch.float32, 1e-6),
+    ("epsilon", torch.float64, 1e-12),
+    ("v_prediction", torch.float32, 1e-5),
+    ("v_prediction", torch.float64, 1e-12),
+]
+
+
+def ready(scheduler, count, dtype):
+    """The scheduler set to count steps and our schedule, both with the same table in that precision."""
+    scheduler.set_timesteps(count)
+    scheduler.alphas_cumprod = scheduler.alphas_cumprod.to(dtype)
+    scheduler.final_alpha_cumprod = scheduler.alphas_cumprod[0]
+    schedule = from_diffusers(scheduler)
+    return scheduler, Schedule(schedule.alphas_cumprod.to(dtype), schedule.prediction_type)
+
+
+@pytest.mark.parametrize(("prediction_type", "dtype", "bound"), CASES)
+@pytest.mark.parametrize("count", [4, 10, 50])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_steps_match_the_ddim_scheduler(prediction_type, dtype, bound, count, batch):
+    scheduler, schedule = ready(DDIMScheduler(**CONFIG, prediction_type=prediction_type), count, dtype)
+    x = latents(batch, dtype=dtype)
+    for t in scheduler.timesteps.tolist():
+        output = network(x, t)
+        theirs = scheduler.step(output, t, x).prev_sample
+        ours = ddim_step(schedule, x, schedule.to_eps(output, x, t), t, max(t - 1000 // count, 0))
+        assert ours.dtype == dtype
+        assert (ours - theirs).abs().max() < bound
+        x = theirs
+
+
+@pytest.mark.parametrize(("prediction_type", "dtype", "bound"), CASES)
+@pytest.mark.parametrize("count", [5, 10, 50])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_inversion_matches_the_inverse_ddim_scheduler(prediction_type, dtype, bound, count, batch):
+    scheduler, schedule = ready(DDIMInverseScheduler(**CONFIG, prediction_type=prediction_type), count, dtype)
+    visited = scheduler.timesteps.tolist()
+    theirs = x_0 = latents(batch, dtype=dtype)
+    for here, there in pairwise(visited):
+        theirs = scheduler.step(network(theirs, here), there, theirs).prev_sample
+
+    steps = Steps(t=visited[-1] + 1, s=visited[-1], mu=visited[-1], inversion=tuple(visited))
+    ours = drive(
+        invert(x_0, steps, torch.zeros_like(x_0), schedule, Variant()),
+        lambda query: schedule.to_eps(network(query.x, query.t), query.x, query.t),
+    )
+    assert (ours - theirs).abs().max() < bound
+
+
+def test_a_step_and_back_with_the_same_noise_is_the_identity():
+    schedule = Schedule(stable_diffusion_alphas())
+    x, eps = latents(3, dtype=torch.float64), latents(3, seed=1, dtype=torch.float64)
+    there = ddim_step(schedule, x, eps, 120, 700)
+    assert torch.allclose(ddim_step(schedule, there, eps, 700, 120), x, atol=1e-12)
+    rows = torch.tensor([5, 120, 300])
+    by_row = ddim_step(schedule, x, eps, rows, rows + 40)
+    for row, t in enumerate(rows.tolist()):
+        assert torch.equal(by_row[row], ddim_step(schedule, x, eps, t, t + 40)[row])
+
+
+def inversion_error(schedule, delta_s, s, start):
+    """Largest difference between the inversion of x_0 and the exact path, which for Gaussian data is known."""
+    world = Gaussian(mean=0.7, variance=0.25)
+    x_0, noise = latents(2, dtype=torch.float64), latents(2, seed=1, dtype=torch.float64)
+    variant = Variant(method="ism", delta_t=1, delta_s=delta_s, inversion_start=start)
+    steps = plan_steps(s + 1, variant, Timesteps(), 0)
+    reached = drive(
+        invert(x_0, steps, noise, schedule, variant), lambda query: world.eps(query.x, schedule.alphas_cumprod[query.t])
+    )
+    first, last = schedule.alphas_cumprod[0], schedule.alphas_cumprod[s]
+    beginning = x_0 if start == "clean" else first.sqrt() * x_0 + (1 - first).sqrt() * noise
+    widths = [(alpha * world.variance + 1 - alpha).sqrt() for alpha in (first, last)]
+    exact = last.sqrt() * world.mean + widths[1] / widths[0] * (beginning - first.sqrt() * world.mean)
+    return (reached - exact).abs().max().item()
+
+
+@pytest.mark.parametrize("start", ["clean", "noised"])
+def test_inversion_error_falls_at_first_order_in_delta_s(start):
+    schedule = Schedule(stable_diffusion_alphas())
+    sizes = [1, 2, 4, 8]
+    errors = [inversion_error(schedule, size, 896, start) for size in sizes]
+    orders = np.diff(np.log2(errors))
+    assert np.polyfit(np.log(sizes), np.log(errors), 1)[0] == pytest.approx(1, abs=0.03)
+    assert orders[0] == pytest.approx(1, abs=0.01)
+    assert 0.95 < orders[2] < orders[1] < orders[0]  # the order is reached from one side as the steps shrink
+
+
+@pytest.mark.parametrize("s", [0, 1, 130, 400])
+def test_inversion_asks_once_a_step_at_the_grid_and_stops_at_s(s):
+    schedule = Schedule(stable_diffusion_alphas())
+    x_0 = latents(1, dtype=torch.float64)
+    asked = []
+
+    def predict(query):
+        asked.append((query.t, query.guided))
+        return torch.zeros_like(query.x)
+
+    steps = plan_steps(s + 80, Variant(delta_s=200), Timesteps(), 0)
+    reached = drive(invert(x_0, steps, x_0, schedule, Variant()), predict)
+    assert asked == [(t, False) for t in range(0, s, 200)]
+    if s == 0:
+        assert reached is x_0
+    else:  # without noise x / sqrt(alpha) stays as it is
+        assert torch.allclose(reached / schedule.signal(s), x_0 / schedule.signal(0), atol=1e-12)
