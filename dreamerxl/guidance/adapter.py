@@ -1,0 +1,128 @@
+"""One adapter over the parts of a Stable Diffusion or SDXL model.
+
+    images       [B, 3, H, W] in 0..1; other sizes than the model's own are resized on the way in
+    latents      [B, C, h, w] float32, scaled as the UNet expects them
+    timesteps    [R] whole numbers in 0..999, one for each row
+Stable Diffusion 1.5, 2.1 (v-prediction), SDXL and the embedded model differ in data, not in code paths.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dreamerxl.diffusion.schedule import Schedule
+from dreamerxl.guidance import words
+from dreamerxl.guidance.conditioning import Conditioning
+
+
+@dataclass
+class Guidance:
+    """A diffusion model behind five verbs: encode, decode, embed, predict, and what it can read of a prompt.
+
+    Text encoders wait on the CPU and visit the device only while they embed.
+    """
+
+    label: str
+    unet: Any
+    vae: Any
+    tokenizers: list[Any]
+    text_encoders: list[Any]
+    schedule: Schedule
+    device: torch.device
+    dtype: torch.dtype
+
+    def __post_init__(self) -> None:
+        for part in (self.unet, self.vae, *self.text_encoders):
+            part.requires_grad_(False).eval()
+        layout = torch.channels_last if self.device.type == "cpu" else torch.contiguous_format
+        self.unet.to(self.device, memory_format=layout)
+        self.vae.to(self.device, memory_format=layout)
+        self.schedule = self.schedule.to(self.device)
+
+    @property
+    def is_xl(self) -> bool:
+        """Whether the UNet takes SDXL's pooled embedding and sizes."""
+        return len(self.text_encoders) == 2
+
+    @property
+    def latent_channels(self) -> int:
+        """C of the latents."""
+        return self.unet.config.in_channels
+
+    @property
+    def latent_size(self) -> int:
+        """Side h = w of the latents that the model was trained on."""
+        return self.unet.config.sample_size
+
+    @property
+    def resolution(self) -> int:
+        """Side of the images that the model was trained on, in pixels."""
+        return self.latent_size * 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Latents [B, C, h, w] of images [B, 3, H, W] in 0..1: the mean of the VAE's posterior, with gradient."""
+        if images.shape[-2:] != (self.resolution, self.resolution):
+            size = (self.resolution, self.resolution)
+            images = F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True)
+        mean = self.vae.encode((images * 2 - 1).to(self.dtype)).latent_dist.mean.float()
+        return (mean - (self.vae.config.shift_factor or 0.0)) * self.vae.config.scaling_factor
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Images [B, 3, H, W] in 0..1 of latents [B, C, h, w]."""
+        latents = latents / self.vae.config.scaling_factor + (self.vae.config.shift_factor or 0.0)
+        return (self.vae.decode(latents.to(self.dtype)).sample.float() / 2 + 0.5).clamp(0, 1)
+
+    @torch.no_grad()
+    def embed(self, prompts: list[str]) -> Conditioning:
+        """One row of conditioning for each prompt, as the model's own diffusers pipeline embeds it."""
+        hidden, pooled = [], None
+        for tokenizer, encoder in zip(self.tokenizers, self.text_encoders, strict=True):
+            texts = [words.readable(tokenizer, prompt) for prompt in prompts]
+            length = tokenizer.model_max_length
+            tokens = tokenizer(texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+            mask = tokens.attention_mask.to(self.device) if getattr(encoder.config, "use_attention_mask", False) else None
+            encoder.to(self.device)
+            out = encoder(tokens.input_ids.to(self.device), attention_mask=mask, output_hidden_states=self.is_xl)
+            if self.is_xl:
+                hidden.append(out.hidden_states[-2])
+                pooled = out[0]  # of the last encoder, which projects
+            else:
+                hidden.append(out[0])
+            encoder.to("cpu")
+        sizes = [self.resolution, self.resolution, 0, 0, self.resolution, self.resolution]
+        return Conditioning(
+            torch.cat(hidden, -1).to(self.dtype),
+            pooled.to(self.dtype) if pooled is not None else None,
+            torch.tensor([sizes] * len(prompts), device=self.device, dtype=self.dtype) if self.is_xl else None,
+        )
+
+    @torch.no_grad()
+    def predict(self, latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
+        """Noise predictions eps [R, C, h, w] for latents [R, C, h, w], each row at its own timestep [R] and prompt."""
+        added = {"text_embeds": conditioning.pooled, "time_ids": conditioning.time_ids} if self.is_xl else None
+        output = self.unet(
+            latents.to(self.dtype),
+            timesteps,
+            encoder_hidden_states=conditioning.hidden,
+            added_cond_kwargs=added,
+            return_dict=False,
+        )[0].float()
+        return self.schedule.to_eps(output, latents, timesteps)
+
+    def known_words(self) -> list[str]:
+        """Every word that the model can read; empty where it reads any text."""
+        return words.known_words(self.tokenizers[0])
+
+    def unknown_words(self, prompt: str) -> list[str]:
+        """Words of the prompt that the model cannot read; embedding leaves them out."""
+        return words.unknown_words(self.tokenizers[0], prompt)
+
+    def check_prompt(self, prompt: str) -> list[str]:
+        """Sentences about the prompt for the visitor. Raises SettingsError for a prompt that cannot be used."""
+        return words.check_prompt(self.tokenizers[0], prompt)

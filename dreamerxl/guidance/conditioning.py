@@ -1,0 +1,52 @@
+"""Text embeddings as a UNet takes them, row by row.
+
+hidden [N, L, D]    last (SD) or second to last (SDXL) hidden states of the text encoders
+pooled [N, P]       pooled embedding of SDXL's second encoder, else None
+time_ids [N, 6]     SDXL's original size, crop and target size, else None
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """N rows of text conditioning."""
+
+    hidden: Tensor
+    pooled: Tensor | None = None
+    time_ids: Tensor | None = None
+
+    def __len__(self) -> int:
+        return self.hidden.shape[0]
+
+    def rows(self, index: int | slice | list[int] | Tensor) -> Conditioning:
+        """The rows at an index, a slice or a list of indices; one index keeps its axis."""
+        at = [index] if isinstance(index, int) else index
+        return self._each(lambda part: part[at])
+
+    def mix(self, weights: Tensor) -> Conditioning:
+        """Weighted sums of the rows. weights [B, N] -> B rows."""
+        return self._each(lambda part: torch.einsum("bn,n...->b...", weights.to(part), part))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Conditioning:
+        return Conditioning(*(None if part is None else change(part) for part in (self.hidden, self.pooled, self.time_ids)))  # type: ignore[arg-type]
+
+
+def join(parts: list[Conditioning]) -> Conditioning:
+    """The rows of several conditionings of one model, one after the other."""
+
+    def cat(tensors: list[Tensor | None]) -> Tensor | None:
+        given = [tensor for tensor in tensors if tensor is not None]
+        return torch.cat(given) if given else None
+
+    return Conditioning(
+        torch.cat([part.hidden for part in parts]),
+        cat([part.pooled for part in parts]),
+        cat([part.time_ids for part in parts]),
+    )

@@ -1,0 +1,110 @@
+"""Answers the noise predictions that the methods of all sides ask for, one network call a round.
+
+Sides of a run go through their methods together: each round collects what every side asks, merges repeated rows
+(same latents, timestep and prompt), evaluates the network once with each row's own timestep, and hands the answers
+back. Guidance: eps_negative + w (eps_cond - eps_negative), w the side's guidance_scale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, Protocol, TypeAlias
+
+import torch
+from torch import Tensor
+
+from dreamerxl.distillation.queries import Distillation, Predictions, Queries, Query
+from dreamerxl.distillation.score import Score
+from dreamerxl.guidance.conditioning import Conditioning, join
+
+Prompt: TypeAlias = Literal["views", "negative", "inversion"]
+Row: TypeAlias = tuple[int, int, Prompt]  # id of the latents, timestep, prompt
+
+
+class Predictor(Protocol):
+    """A network's noise prediction, each row at its own timestep and prompt."""
+
+    def predict(self, latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor: ...
+
+
+class Denoiser:
+    """The predictions of one iteration: a network and the prompts of the iteration's B views.
+
+    ``evaluations`` counts network rows. With ``max_rows`` a round is cut into several calls of at most that many.
+    """
+
+    def __init__(
+        self,
+        network: Predictor,
+        views: Conditioning,
+        negative: Conditioning,
+        inversion: Conditioning | None,
+        guidance_scales: Sequence[float],
+        max_rows: int | None = None,
+    ) -> None:
+        self.network = network
+        self.prompts: dict[Prompt, Conditioning] = {"views": views, "negative": negative}
+        if inversion is not None:  # None: the same prompt as the negative one, whose rows then serve both
+            self.prompts["inversion"] = inversion
+        self.guidance_scales = guidance_scales
+        self.max_rows = max_rows
+        self.evaluations = 0
+        self.calls = 0
+
+    def answer(self, asked: Mapping[int, Queries]) -> dict[int, Predictions]:
+        """Predictions for the queries of several sides, by side. One network call, unless max_rows cuts it."""
+        latents = {id(query.x): query.x for queries in asked.values() for query in queries}
+        rows: dict[Row, None] = {}  # an ordered set
+        for side, queries in asked.items():
+            for query in queries:
+                rows |= dict.fromkeys(self._rows(query, self.guidance_scales[side]))
+        found = dict(zip(rows, self._predict(list(rows), latents), strict=True))
+        return {
+            side: tuple(self._guide(query, self.guidance_scales[side], found) for query in queries)
+            for side, queries in asked.items()
+        }
+
+    def _rows(self, query: Query, scale: float) -> list[Row]:
+        x = id(query.x)
+        if not query.guided:
+            return [(x, query.t, "inversion" if "inversion" in self.prompts else "negative")]
+        wanted: list[Prompt] = ["views"] if scale == 1 else ["negative"] if scale == 0 else ["negative", "views"]
+        return [(x, query.t, prompt) for prompt in wanted]
+
+    def _guide(self, query: Query, scale: float, found: dict[Row, Tensor]) -> Tensor:
+        parts = [found[row] for row in self._rows(query, scale)]
+        return parts[0] if len(parts) == 1 else parts[0] + scale * (parts[1] - parts[0])
+
+    def _predict(self, rows: list[Row], latents: Mapping[int, Tensor]) -> list[Tensor]:
+        """Predictions [B, C, h, w] for each row, which stands for a batch of B."""
+        batch = next(iter(latents.values())).shape[0]
+        x = torch.cat([latents[row[0]] for row in rows])
+        t = torch.tensor([row[1] for row in rows], device=x.device).repeat_interleave(batch)
+        prompts = join([self._batch(row[2], batch) for row in rows])
+        step = self.max_rows or len(x)
+        pieces = [slice(start, start + step) for start in range(0, len(x), step)]
+        eps = [self.network.predict(x[piece], t[piece], prompts.rows(piece)) for piece in pieces]
+        self.evaluations += len(x)
+        self.calls += len(eps)
+        return list(torch.cat(eps).split(batch))
+
+    def _batch(self, prompt: Prompt, batch: int) -> Conditioning:
+        conditioning = self.prompts[prompt]
+        return conditioning.rows([0] * batch) if len(conditioning) == 1 else conditioning
+
+
+def advance_together(
+    methods: Sequence[Distillation], answer: Callable[[Mapping[int, Queries]], Mapping[int, Predictions]]
+) -> list[Score]:
+    """The score of each method, with what they all ask in a round answered at once."""
+    asked: dict[int, Queries] = {side: next(method) for side, method in enumerate(methods)}
+    scores: dict[int, Score] = {}
+    while asked:
+        answers, pending = answer(asked), dict[int, Queries]()
+        for side, predictions in answers.items():
+            try:
+                pending[side] = methods[side].send(predictions)
+            except StopIteration as done:
+                scores[side] = done.value
+        asked = pending
+    return [scores[side] for side in range(len(methods))]

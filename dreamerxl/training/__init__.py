@@ -1,0 +1,1 @@
+"""One lockstep iteration of all sides of a run, and its checkpoints."""
