@@ -35,7 +35,9 @@ class Conditioning:
         return self._each(lambda part: torch.einsum("bn,n...->b...", weights.to(part), part))
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Conditioning:
-        return Conditioning(*(None if part is None else change(part) for part in (self.hidden, self.pooled, self.time_ids)))  # type: ignore[arg-type]
+        pooled = None if self.pooled is None else change(self.pooled)
+        time_ids = None if self.time_ids is None else change(self.time_ids)
+        return Conditioning(change(self.hidden), pooled, time_ids)
 
 
 def join(parts: list[Conditioning]) -> Conditioning:

@@ -1,0 +1,22 @@
+"""Fixtures that several test files share: two threads, and tiny diffusion models made once a session."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import tiny_models
+import torch
+
+torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def model_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Folders of tiny random models: 'sd' (word-level tokenizer), 'sd-v' (v-prediction, byte pairs), 'sdxl'."""
+    root = tmp_path_factory.mktemp("models")
+    return {
+        "sd": tiny_models.make_stable_diffusion(root / "sd"),
+        "sd-v": tiny_models.make_stable_diffusion(root / "sd-v", "v_prediction", word_level=False),
+        "sdxl": tiny_models.make_stable_diffusion_xl(root / "sdxl"),
+    }
