@@ -1,0 +1,1 @@
+"""A scene of 3D Gaussians: its parameters, its picture, its growth and its files."""
