@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import difflib
 import math
+import reprlib
 import types
 import typing
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -22,6 +23,8 @@ import yaml
 
 from dreamerxl.errors import SettingsError
 
+LONGEST_TEXT = 1000  # characters of a prompt, phrase, model or file name
+LARGEST_FILE = 1_000_000  # bytes of a settings file
 PRESETS = Path(__file__).resolve().parent.parent / "presets"
 
 Method = Literal["sds", "csd", "ism", "tsm"]
@@ -261,8 +264,8 @@ def check_ranges(section: Any, path: str = "") -> None:
                 raise SettingsError(f"{name} is {value}, which is not a number; {bounds}{unit} is accepted.")
             if (low is not None and value < low) or (high is not None and value > high):
                 raise SettingsError(f"{name} is {value:g}; {bounds}{unit} is accepted.")
-        elif item.name == "prompt" and len(value) > 1000:
-            raise SettingsError(f"prompt has {len(value):,} characters; at most 1,000 are accepted.")
+        elif isinstance(value, str) and len(value) > LONGEST_TEXT:
+            raise SettingsError(f"{name} has {len(value):,} characters; at most {LONGEST_TEXT:,} are accepted.")
 
 
 def check_pairs(settings: Settings) -> None:
@@ -299,7 +302,7 @@ def parse_value(text: str) -> Any:
     """A value typed on a command line, read as plain YAML ('0.3', 'off', 'null', 'a word')."""
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         return text
 
 
@@ -314,13 +317,17 @@ def _read_preset(name: Any, above: tuple[str, ...]) -> dict[str, Any]:
 
 def _read_settings(path: Path, above: tuple[str, ...]) -> dict[str, Any]:
     try:
+        if path.stat().st_size > LARGEST_FILE:
+            raise SettingsError(f"The settings file {path.name} is larger than {LARGEST_FILE:,} bytes, which no run needs.")
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"The settings file {path.name} cannot be read: {error}.") from None
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise SettingsError(f"The settings file {path.name} is not plain YAML: {str(error).splitlines()[0]}.") from None
     values = {} if values is None else values
-    if isinstance(values, dict) and "extends" in values:
+    if not isinstance(values, dict):
+        raise SettingsError(f"The settings file {path.name} holds {_shown(values)}; settings (name: value) are accepted.")
+    if "extends" in values:
         base = _read_preset(values.pop("extends"), above)
         return _merge(base, values)
     return values
@@ -363,6 +370,8 @@ def _convert(kind: Any, value: Any, name: str) -> Any:
             return None
         return _convert(choices[0], value, name)
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if number and isinstance(value, int) and abs(value) > 2**63:  # beyond what a float or a message can hold
+        raise SettingsError(f"{name} is {_shown(value)}, which is too large a number.")
     if kind is float and isinstance(value, str):  # YAML 1.1 reads 1e-3 as text
         with contextlib.suppress(ValueError):
             value, number = float(value), True
@@ -380,34 +389,42 @@ def _convert(kind: Any, value: Any, name: str) -> Any:
     raise SettingsError(f"{name} is {_shown(value)}; {wanted} is accepted.")
 
 
-def _assign(values: Any, key: str, value: Any) -> None:
+def _assign(values: Any, key: str, value: Any, path: str = "") -> None:
+    """Set one dotted key of plain values in place; ``path`` is what has been walked already."""
     head, _, rest = key.partition(".")
+    shown = _shown(path + key, quotes=False)
     if isinstance(values, list):
-        if not head.isdigit():
+        if not head.isdecimal():
             for entry in values:
-                _assign(entry, key, value)
+                _assign(entry, key, value, path)
             return
-        if int(head) >= len(values):
-            raise SettingsError(f"variants.{head} does not exist; this run has {len(values)} side(s), counted from 0.")
+        if int(head[:9]) >= len(values):
+            raise SettingsError(f"{shown} does not exist; this run has {len(values)} side(s), counted from 0.")
         if not rest:
-            raise SettingsError(f"variants.{head} needs the name of a setting behind it.")
-        _assign(values[int(head)], rest, value)
+            raise SettingsError(f"{shown} needs the name of a setting behind it, for example {shown}.gamma.")
+        _assign(values[int(head)], rest, value, f"{path}{head}.")
         return
     if head not in values:
-        raise SettingsError(f"{_shown(key, quotes=False)} is not a setting{_nearest(head, list(values))}.")
+        near = [path + name for name in difflib.get_close_matches(head, list(values), n=1, cutoff=0.5)]
+        near += [name for name, _ in leaf_fields() if name.rpartition(".")[2] == key]
+        raise SettingsError(f"{shown} is not a setting{f' (did you mean {near[0]}?)' if near else ''}.")
     if not rest:
         values[head] = value
     elif isinstance(values[head], (dict, list)):
-        _assign(values[head], rest, value)
+        _assign(values[head], rest, value, f"{path}{head}.")
     else:
-        raise SettingsError(f"{_shown(key, quotes=False)} is not a setting; {head} has no parts.")
+        raise SettingsError(f"{shown} is not a setting; {path}{head} has no parts.")
 
 
 def _nearest(name: str, names: list[str]) -> str:
     found = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    return f"; did you mean {found[0]}" if found else ""
+    return f" (did you mean {found[0]}?)" if found else ""
 
 
 def _shown(value: Any, quotes: bool = True) -> str:
-    text = repr(value) if quotes else str(value)
+    """A value as a message shows it, short; never walks far into what a small YAML file can unfold to."""
+    try:
+        text = reprlib.repr(value) if quotes or not isinstance(value, str) else value
+    except ValueError:  # Python refuses to print a whole number of thousands of digits
+        text = "a number of thousands of digits"
     return text if len(text) <= 60 else text[:57] + "..."

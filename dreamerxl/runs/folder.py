@@ -13,7 +13,7 @@ import secrets
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from dreamerxl.errors import RunFolderError
 
@@ -26,7 +26,6 @@ class RunFolder:
     def __init__(self, path: Path):
         self.path = Path(path)
         self.checkpoints, self.captures, self.scenes = (self.path / part for part in PARTS)
-        self._metrics: TextIO | None = None
 
     @classmethod
     def create(cls, path: Path) -> RunFolder:
@@ -43,7 +42,7 @@ class RunFolder:
 
     def write_record(self, record: dict[str, Any]) -> None:
         """run.json: what the run was asked, on what it ran, and what became of it."""
-        with self.writing("run.json") as temporary:
+        with replacing(self.path / "run.json") as temporary:
             temporary.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
     def read_record(self) -> dict[str, Any]:
@@ -57,12 +56,9 @@ class RunFolder:
         return record
 
     def append_metrics(self, line: dict[str, Any]) -> None:
-        """Add one iteration to metrics.jsonl and hand it to the system."""
-        with _explained(self.path / "metrics.jsonl"):
-            if self._metrics is None:
-                self._metrics = open(self.path / "metrics.jsonl", "a", encoding="utf-8")
-            self._metrics.write(json.dumps(line) + "\n")
-            self._metrics.flush()
+        """Add one iteration to metrics.jsonl."""
+        with _explained(self.path / "metrics.jsonl"), open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
 
     def read_metrics(self) -> Iterator[dict[str, Any]]:
         """The lines of metrics.jsonl, as far as they are whole."""
@@ -74,20 +70,6 @@ class RunFolder:
         """Add an exception's whole traceback to log.txt; never raises, for it is called when something failed already."""
         with contextlib.suppress(OSError), open(self.path / "log.txt", "a", encoding="utf-8") as file:
             file.write("".join(traceback.format_exception(error)) + "\n")
-
-    def close(self) -> None:
-        """Release the open metrics file."""
-        if self._metrics is not None:
-            with contextlib.suppress(OSError):
-                self._metrics.close()
-            self._metrics = None
-
-    @contextlib.contextmanager
-    def writing(self, name: str) -> Iterator[Path]:
-        """A temporary path beside ``name`` (relative to the folder) that takes its place when the block ends well."""
-        target = self.path / name
-        with replacing(target) as temporary:
-            yield temporary
 
 
 @contextlib.contextmanager

@@ -15,7 +15,6 @@ from typing import Any
 
 from dreamerxl.config import Settings
 from dreamerxl.errors import DreamerError, SettingsError
-from dreamerxl.runs.folder import RunFolder
 from dreamerxl.runs.prepare import Preparation
 from dreamerxl.runs.run import ID_PATTERN, Run, RunView, new_run, read_run
 from dreamerxl.runs.worker import Change, MakeTrainer, Pace, Pause, Resume, Stop, carry_out

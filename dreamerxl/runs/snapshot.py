@@ -11,11 +11,11 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from dreamerxl.config import Variant
+from dreamerxl.gaussians.depth import FARTHEST
 from dreamerxl.gaussians.scene import FrozenSplats, freeze
 
 SIDE_IMAGE = 512
@@ -79,14 +79,12 @@ def take_sides(
     scale = max(max(np.quantile(magnitude, 0.995) for magnitude in before), 1e-30)
     taken = []
     for index, (side, seen, numbers) in enumerate(zip(sides, report.sides, metrics(report), strict=True)):
-        disparity = _reduced(seen.disparity[:1, None])[0, 0]
-        depth = np.where(disparity[..., None] > 0, color_map(disparity, VIRIDIS), 255).astype(np.uint8)
         taken.append(
             SideSnapshot(
                 label=names[index],
                 splats=freeze(side.params),
                 render=_image(seen.render[:1].movedim(-1, 1)),
-                depth=sealed(depth),
+                depth=depth_image(_reduced(seen.disparity[:1, None])[0, 0]),
                 x0_hat=_image(decode(seen.x0_hat[:1])),
                 gradient=sealed(color_map(np.sqrt(before[index] / scale), INFERNO)),
                 clipped=sealed(color_map(np.sqrt(after[index] / scale), INFERNO)),
@@ -94,6 +92,13 @@ def take_sides(
             )
         )
     return tuple(taken)
+
+
+def depth_image(disparity: np.ndarray) -> np.ndarray:
+    """Disparity [H, W] (0 background, FARTHEST..1 object) in viridis on white, uint8 [H, W, 3]."""
+    covered = np.clip(disparity / FARTHEST, 0, 1)[..., None]
+    colors = color_map((disparity - FARTHEST) / (1 - FARTHEST), VIRIDIS)
+    return sealed(np.round(covered * colors + (1 - covered) * 255).astype(np.uint8))
 
 
 def _reduced(images: Tensor) -> np.ndarray:

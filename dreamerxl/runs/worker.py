@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -104,7 +104,6 @@ def carry_out(run: Run, make_trainer: MakeTrainer, pace: Pace, others_wait: Call
         reason = sentence(error)
         run.record("failed", reason, status="failed", reason=reason, eta_s=0.0)
     finally:
-        run.folder.close()
         session = prepared = None
         gc.collect()  # optimiser, graph and generators refer to each other
         if torch.cuda.is_available():

@@ -1,0 +1,183 @@
+"""Command line without a browser: ``python -m dreamerxl run --preset NAME --out DIR``, ``presets``, ``settings``.
+
+Exit codes: 0 done, 1 the run failed, 2 something that was asked cannot be used, 130 interrupted (scenes are kept).
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from dreamerxl import __version__
+from dreamerxl.config import Settings, leaf_fields, load_preset, load_settings, parse_value, preset_names
+from dreamerxl.errors import DreamerError, SettingsError
+
+SHORTCUTS = {
+    "model": "model",
+    "seed": "seed",
+    "iterations": "iterations",
+    "gamma": "variants.gamma",
+    "delta_t": "variants.delta_t",
+    "clip_color": "variants.clip_color",
+    "clip_depth": "variants.clip_depth",
+    "guidance_scale": "variants.guidance_scale",
+}
+
+
+@dataclass(frozen=True)
+class Command:
+    """A subcommand: its line of help, its options, and what it does (returning the exit code)."""
+
+    help: str
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    execute: Callable[[argparse.Namespace, Any], int]
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one sentence."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{message[:1].upper()}{message[1:].rstrip('.')}; '{self.prog} --help' lists what is accepted.\n")
+
+
+def main(arguments: Sequence[str] | None = None, make_trainer: Any = None) -> int:
+    """Run a command line; returns the exit code. ``make_trainer`` replaces the real one (see runs.manager)."""
+    parser = Parser(prog="python -m dreamerxl", description="Text to 3D Gaussians by trajectory score matching.")
+    parser.add_argument("--version", action="version", version=f"dreamerxl {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, command in COMMANDS.items():
+        command.add_arguments(commands.add_parser(name, help=command.help, description=command.help))
+    options = parser.parse_args(arguments)
+    try:
+        return COMMANDS[options.command].execute(options, make_trainer)
+    except DreamerError as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--preset", metavar="NAME", help="a preset (see 'presets') or the path of a .yaml file")
+    parser.add_argument("--prompt", metavar="TEXT", help="what to make, in words")
+    parser.add_argument("--methods", nargs="+", metavar="METHOD", help="the sides: sds, csd, ism, tsm; one to four")
+    described = {name: item.metadata["help"] for name, item in leaf_fields()}
+    for option, name in SHORTCUTS.items():
+        parser.add_argument(f"--{option.replace('_', '-')}", metavar="X", help=described[name].replace("%", "%%"))
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="any other setting, e.g. views.batch=2; see 'settings'"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the run folder; must not hold anything yet")
+    parser.add_argument("--no-video", action="store_true", help="leave out the turntable video")
+
+
+def settings_from(options: argparse.Namespace) -> Settings:
+    """The settings that a command line asks for. Raises SettingsError."""
+    settings = Settings()
+    if options.preset is not None:
+        is_file = options.preset.endswith((".yaml", ".yml"))
+        settings = load_settings(Path(options.preset)) if is_file else load_preset(options.preset)
+    if options.methods:
+        settings = settings.override({"variants": sides_for(settings, options.methods)})
+    changes = {name: parse_value(getattr(options, option)) for option, name in SHORTCUTS.items() if getattr(options, option)}
+    for assignment in options.set:
+        name, equals, value = assignment.partition("=")
+        if not equals:
+            raise SettingsError(f"--set was given {assignment!r}; NAME=VALUE is accepted, for example views.batch=2.")
+        changes[name.strip()] = parse_value(value)
+    if options.prompt is not None:
+        changes["prompt"] = options.prompt
+    return settings.override(changes)
+
+
+def sides_for(settings: Settings, methods: Sequence[str]) -> list[dict[str, Any]]:
+    """Variants for a list of methods: the preset's own where it has one for the method, else its last one, adapted."""
+    known = {variant.method: variant for variant in reversed(settings.variants)}
+    return [asdict(known.get(method, settings.variants[-1])) | {"method": method} for method in methods]
+
+
+def run(options: argparse.Namespace, make_trainer: Any) -> int:
+    """Train, showing progress on stderr; then the captures. Prints the paths of what it made."""
+    settings = settings_from(options)
+    from dreamerxl.runs.manager import RunManager, check_runnable
+
+    check_runnable(settings)
+    manager = RunManager(options.out.parent, make_trainer)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        job = manager.submit(settings, folder=options.out)
+        interrupted = follow(manager, job)
+        view = job.view
+        print(f"{view.status}: {view.reason or f'{view.iteration} iterations'}", file=sys.stderr)
+        made = sorted(job.folder.scenes.glob("*.ply"))
+        if view.status == "done":
+            from dreamerxl.runs.capture import capture_run
+
+            made += capture_run(view, video=not options.no_video)
+        for path in made:
+            print(path)
+    finally:
+        manager.close()
+    return 130 if interrupted else {"done": 0, "stopped": 1, "failed": 1}[view.status]
+
+
+def follow(manager: Any, job: Any) -> bool:
+    """Show a run's progress until it has ended; Ctrl-C stops it and keeps its scenes. Returns whether it was interrupted."""
+    from tqdm import tqdm
+
+    interrupted, told = False, 0
+    with tqdm(total=job.view.iterations, unit="it", dynamic_ncols=True, smoothing=0.1, file=sys.stderr) as bar:
+        while True:
+            try:
+                ended = job.wait(0.2)
+                view = job.view
+                for notice in view.notices[told:]:
+                    bar.write(notice, file=sys.stderr)
+                told = len(view.notices)
+                if view.snapshot is not None:
+                    norms = [f"{side.label} |g| {side.metrics['grad_norm']:.3g}" for side in view.snapshot.sides]
+                    bar.set_postfix_str("  ".join(norms), refresh=False)
+                bar.set_description("stopping" if interrupted and not ended else view.status, refresh=False)
+                bar.update(view.iteration - bar.n)
+                bar.refresh()
+                if ended:
+                    return interrupted
+            except KeyboardInterrupt:
+                if interrupted:
+                    raise
+                interrupted = True
+                manager.stop(job.id, "Stopped from the keyboard.")
+
+
+def presets(options: argparse.Namespace, make_trainer: Any) -> int:
+    """List the presets."""
+    names = preset_names()
+    width = max(map(len, names), default=0)
+    for name in names:
+        preset = load_preset(name)
+        print(f"{name:{width}}  {preset.description or preset.prompt}")
+    return 0
+
+
+def list_settings(options: argparse.Namespace, make_trainer: Any) -> int:
+    """List every setting with its default, range and meaning."""
+    for name, item in leaf_fields():
+        data = item.metadata
+        limits = f", {data['low']:g} to {data['high']:g}" if data["low"] is not None else ""
+        unit = f" {data['unit']}" if data["unit"] else ""
+        default = "off" if item.default is None else repr(item.default)
+        print(f"{name} = {default}{limits}{unit}\n    {data['help']}")
+    return 0
+
+
+COMMANDS = {
+    "run": Command("make a run without a browser", add_run_arguments, run),
+    "presets": Command("list the presets", lambda parser: None, presets),
+    "settings": Command("list every setting with its default and range", lambda parser: None, list_settings),
+}
+
+if __name__ == "__main__":
+    sys.exit(main())
