@@ -52,6 +52,10 @@ def test_zero_terminal_snr_stays_finite():
             "FlowMatchEulerDiscreteScheduler has no beta schedule",
         ),
         ({**BETAS, "_class_name": "X", "prediction_type": "flow_prediction"}, "'flow_prediction'; accepted: epsilon"),
+        ({**BETAS, "beta_schedule": "stairs"}, "cannot be built: stairs"),
+        ({**BETAS, "beta_start": -0.1}, "cannot be built"),
+        ({"beta_start": -0.1, "beta_end": 0.1}, "outside 0..1"),
+        ({**BETAS, "num_train_timesteps": "many"}, "cannot be built"),
     ],
 )
 def test_other_schedules_are_refused_with_a_sentence(config, words):

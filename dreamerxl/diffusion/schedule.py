@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from dreamerxl.errors import WeightsError
 
 PredictionType = Literal["epsilon", "v_prediction", "sample"]
 PREDICTION_TYPES: tuple[PredictionType, ...] = ("epsilon", "v_prediction", "sample")
+TABLE_KEYS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr")
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,8 +98,15 @@ def from_diffusers(scheduler: Any) -> Schedule:
         raise WeightsError(
             f"The model's scheduler {name} has prediction_type {prediction_type!r}; accepted: {', '.join(PREDICTION_TYPES)}."
         )
-    config.pop("_class_name", None)
-    table = cast(DDIMScheduler, DDIMScheduler.from_config(config)).alphas_cumprod.float().cpu()
+    try:
+        made = DDIMScheduler(**{key: config[key] for key in TABLE_KEYS if key in config})
+    except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        raise WeightsError(f"The model's scheduler {name} has a beta schedule that cannot be built: {error}.") from None
+    table = made.alphas_cumprod.float().cpu()
+    if not bool(((table >= 0) & (table < 1)).all()):
+        raise WeightsError(
+            f"The model's scheduler {name} has alphas_cumprod outside 0..1; a schedule that adds noise is accepted."
+        )
     # A schedule rescaled to zero terminal SNR ends at alpha = 0, where x_0 and omega divide by zero. The floor is
     # diffusers' own (the smallest half-precision number).
     return Schedule(table.clamp_min(2**-24), prediction_type)
