@@ -27,9 +27,7 @@ class Render:
     info: dict[str, Any]  # gsplat's keys; "means2d" [C, N, 2] in pixels is part of the graph, "radii" [C, N, 2]
 
 
-def rasterize(
-    splats: Splats, viewmats: Tensor, Ks: Tensor, width: int, height: int, background: Tensor | None = None
-) -> Render:
+def rasterize(splats: Splats, viewmats: Tensor, Ks: Tensor, width: int, height: int, background: Tensor | None = None) -> Render:
     """Colour, expected depth and alpha of N Gaussians from C cameras by 3D Gaussian splatting (Kerbl et al., 2023).
 
     viewmats [C, 4, 4] world to camera, Ks [C, 3, 3] in pixels, background [C, 3] or None for black; float32, on the
@@ -87,10 +85,11 @@ def _gsplat() -> Any:
     """gsplat's rasterization, imported (and on its first use on a machine, compiled) when first needed."""
     try:
         from gsplat import rasterization
-        from gsplat.cuda._backend import _C
+        from gsplat.cuda import _backend
     except Exception as error:  # a compiler that fails raises whatever it likes
-        raise DeviceError(f"gsplat's CUDA kernels cannot be built: {str(error).strip().splitlines()[-1][:300]}.") from error
-    if _C is None:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+        raise DeviceError(f"gsplat's CUDA kernels cannot be built: {reason}.") from error
+    if _backend._C is None:  # pyright: ignore[reportAttributeAccessIssue]
         raise DeviceError(
             "gsplat finds no CUDA toolkit to build its kernels with; install one that matches PyTorch "
             "(nvcc on the PATH), or set device to cpu."

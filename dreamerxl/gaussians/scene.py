@@ -128,7 +128,8 @@ def freeze(params: Params) -> FrozenSplats:
 
 def thaw(frozen: FrozenSplats, device: torch.device | str = "cpu") -> Splats:
     """Tensors of a frozen scene, without gradients; for rendering it."""
-    return Splats(*(torch.tensor(a, device=device) for a in (frozen.means, frozen.quats, frozen.scales, frozen.opacities, frozen.rgbs)))
+    arrays = (frozen.means, frozen.quats, frozen.scales, frozen.opacities, frozen.rgbs)
+    return Splats(*(torch.tensor(array, device=device) for array in arrays))
 
 
 def _array(values: Tensor) -> np.ndarray:
