@@ -1,4 +1,4 @@
-"""Fixtures that several test files share: two threads, and tiny diffusion models made once a session."""
+"""What several test files share: one thread, and tiny diffusion models made once a session."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import tiny_models
 import torch
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)  # at these sizes a second thread costs more than it gives, far more on a busy machine
 
 
 @pytest.fixture(scope="session")
