@@ -251,7 +251,8 @@ def check_ranges(section: Any, path: str = "") -> None:
         if is_dataclass(value):
             check_ranges(value, f"{name}.")
             continue
-        low, high = item.metadata.get("low"), item.metadata.get("high")
+        low: Any = item.metadata.get("low")
+        high: Any = item.metadata.get("high")
         if isinstance(value, tuple):
             if not low <= len(value) <= high:
                 raise SettingsError(f"{name} has {len(value)} entries; {low} to {high} are accepted.")
@@ -370,7 +371,7 @@ def _convert(kind: Any, value: Any, name: str) -> Any:
             return None
         return _convert(choices[0], value, name)
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if number and isinstance(value, int) and abs(value) > 2**63:  # beyond what a float or a message can hold
+    if number and 2**63 < abs(value) < math.inf:  # a whole number beyond what a float or a message can hold
         raise SettingsError(f"{name} is {_shown(value)}, which is too large a number.")
     if kind is float and isinstance(value, str):  # YAML 1.1 reads 1e-3 as text
         with contextlib.suppress(ValueError):

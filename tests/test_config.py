@@ -282,7 +282,7 @@ def test_settings_files_that_cannot_be_read(tmp_path):
     with pytest.raises(SettingsError, match=r"missing\.yaml cannot be read"):
         load_settings(tmp_path / "missing.yaml")
     (tmp_path / "latin.yaml").write_bytes(b"prompt: caf\xe9")
-    with pytest.raises(SettingsError, match="cannot be read|not plain YAML"):
+    with pytest.raises(SettingsError, match=r"cannot be read|not plain YAML"):
         load_settings(tmp_path / "latin.yaml")
     with pytest.raises(SettingsError, match="cannot be read"):
         load_settings(tmp_path)

@@ -94,7 +94,7 @@ def run_caption(view: RunView) -> Caption:
         f"guidance {', '.join(f'{scale:g}' for scale in scales)}",
         f"seed {settings.seed}",
     ]
-    return Caption(settings.prompt, "   ".join(part for part in parts if part), run_metadata(view))
+    return Caption(settings.prompt, " · ".join(part for part in parts if part), run_metadata(view))
 
 
 def run_metadata(view: RunView) -> dict[str, Any]:
@@ -150,29 +150,31 @@ def turntable(
     on_frame: Callable[[int], None] | None = None,
 ) -> Path:
     """An H.264 video (yuv420p, even sides) of one turn around every side, side by side and labelled."""
-    width = _even(2 * MARGIN + len(sides) * tile + (len(sides) - 1) * GAP)
+    row = len(sides) * tile + (len(sides) - 1) * GAP
+    width = _even(max(2 * MARGIN + row, 720))
     top = _header_height() + 40
     height = _even(top + tile + MARGIN)
     page = Image.new("RGB", (width, height), WHITE)
     draw = ImageDraw.Draw(page)
     _draw_header(draw, caption, width)
-    lefts = [MARGIN + index * (tile + GAP) for index in range(len(sides))]
+    lefts = [(width - row) // 2 + index * (tile + GAP) for index in range(len(sides))]
     for left, side in zip(lefts, sides, strict=True):
         draw.text((left, top - 12), side.label, INK, _font(side.label, 20), anchor="ls")
-        detail = "   ".join(side.detail.split("\n"))
+        room = int(tile - _font(side.label, 20).getlength(side.label) - 20)
+        detail = _fitted(" · ".join(side.detail.split("\n")), 14, room)
         draw.text((left + tile, top - 12), detail, GREY, _font(detail, 14), anchor="rs")
         draw.rectangle((left - 1, top - 1, left + tile, top + tile), outline=LINE)
     frame = np.array(page)
     cameras = _orbit(sides, frames, tile)
     turns = [pictures(side.splats, cameras) for side in sides]
     options: dict[str, Any] = {"codec": "libx264", "pix_fmt_in": "rgb24", "pix_fmt_out": "yuv420p", "macro_block_size": 2}
-    options["output_params"] = ["-crf", "18", "-movflags", "+faststart"]
+    options |= {"quality": None, "output_params": ["-crf", "18", "-movflags", "+faststart"]}
     with replacing(path) as temporary:
-        writer = imageio_ffmpeg.write_frames(str(temporary), (width, height), fps=frames_per_s, quality=None, **options)
+        writer = imageio_ffmpeg.write_frames(str(temporary), (width, height), fps=frames_per_s, **options)
         try:
             writer.send(None)
-            for index, row in enumerate(zip(*turns, strict=True)):
-                for left, picture in zip(lefts, row, strict=True):
+            for index, views in enumerate(zip(*turns, strict=True)):
+                for left, picture in zip(lefts, views, strict=True):
                     frame[top : top + tile, left : left + tile] = picture
                 writer.send(frame)
                 if on_frame is not None:
@@ -201,7 +203,7 @@ def extent(scenes: Sequence[FrozenSplats]) -> float:
     for splats in scenes:
         seen = splats.opacities.reshape(-1) > 0.1
         if seen.any():
-            far = np.linalg.norm(splats.means[seen], axis=1) + splats.scales[seen].max(axis=1)
+            far = np.linalg.norm(splats.means[seen], axis=1) + 2 * splats.scales[seen].max(axis=1)
             reach = max(reach, float(np.quantile(far, 0.98)))
     return min(max(reach, 0.3), 2.0)
 
@@ -256,7 +258,7 @@ def _fitted(text: str, size: int, room: int) -> str:
 
 def _font(text: str, size: int) -> Any:
     """Pillow's own typeface, or one of the system's for letters that it does not have."""
-    if not all(" " <= letter <= "~" or letter == "°" for letter in text):
+    if not all(" " <= letter <= "~" or letter in "°·" for letter in text):
         for name in SYSTEM_FONTS:
             try:
                 return ImageFont.truetype(name, size)
