@@ -1,0 +1,189 @@
+"""One port for everything: the page at /, the 3D view at /viewer/ with its WebSocket, the files of runs, and /health.
+
+Viser listens on 127.0.0.1 only and is reached through this proxy. Its client finds the socket at the address of its own
+page without the trailing slash, so the WebSocket is served at /viewer and at /viewer/.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+from fastapi import FastAPI, HTTPException, Request, WebSocket, WebSocketDisconnect
+from fastapi.responses import FileResponse, RedirectResponse, Response
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, WebSocketException
+from websockets.typing import Subprotocol
+
+from dreamerxl import __version__
+from dreamerxl.runs.run import ID_PATTERN
+
+DOWNLOADS = {  # which names may leave a run's folder, and where they lie in it
+    "scenes": re.compile(r"\d{1,2}-[a-z]{2,8}\.ply"),
+    "captures": re.compile(r"turntable\.mp4|contact-sheet\.png"),
+    "": re.compile(r"run\.json|metrics\.jsonl"),
+}
+MEDIA_TYPES = {
+    ".ply": "application/octet-stream",
+    ".mp4": "video/mp4",
+    ".png": "image/png",
+    ".json": "application/json",
+    ".jsonl": "application/x-ndjson",
+}
+ASKED = ("accept", "if-none-match", "if-modified-since", "range")  # request headers that the view's server may see
+ANSWERED = ("content-type", "etag", "last-modified", "cache-control")  # and what comes back of its answer
+
+UPSTREAM_TIMEOUT_S = 15.0
+GONE = (WebSocketDisconnect, RuntimeError, OSError)  # what sending to a browser that has left may raise
+
+
+def make_gateway(
+    viewer_address: str,
+    run_folder: Callable[[str], Path | None],
+    health: Callable[[], dict[str, Any]],
+    *,
+    viewer_style: str = "",
+    root_path: str = "",
+) -> FastAPI:
+    """The ASGI application without the page, which is mounted on it afterwards.
+
+    viewer_address is host:port of the Viser server; run_folder gives the folder of a run or None; viewer_style is CSS
+    put into the view's own page.
+    """
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        # A proxy named in the environment is for the outside world, not for this machine.
+        async with httpx.AsyncClient(base_url=f"http://{viewer_address}", timeout=UPSTREAM_TIMEOUT_S, trust_env=False) as client:
+            app.state.viewer = client
+            yield
+
+    app = FastAPI(title="dreamerxl", version=__version__, lifespan=lifespan, root_path=root_path, docs_url=None, redoc_url=None)
+
+    @app.get("/health")
+    def report_health() -> dict[str, Any]:
+        return {"status": "ok", "version": __version__, **health()}
+
+    @app.get("/viewer")
+    def add_slash(request: Request) -> RedirectResponse:
+        query = f"?{request.url.query}" if request.url.query else ""
+        return RedirectResponse(f"viewer/{query}")  # relative, so that it holds behind a sub-path too
+
+    @app.get("/viewer/{path:path}")
+    async def viewer_file(path: str, request: Request) -> Response:
+        return await forward_file(request.app.state.viewer, path, request, viewer_style)
+
+    @app.websocket("/viewer")
+    @app.websocket("/viewer/")
+    async def viewer_socket(browser: WebSocket) -> None:
+        await relay(browser, f"ws://{viewer_address}/")
+
+    @app.get("/runs/{run_id}/files/{name}")
+    def run_file(run_id: str, name: str) -> FileResponse:
+        path = find_file(run_folder, run_id, name)
+        if path is None:
+            raise HTTPException(404, "There is no such file of a run.")
+        shown_in_page = path.suffix in (".png", ".mp4")
+        return FileResponse(
+            path,
+            media_type=MEDIA_TYPES[path.suffix],
+            filename=f"{run_id}-{name}",
+            content_disposition_type="inline" if shown_in_page else "attachment",
+        )
+
+    return app
+
+
+def find_file(run_folder: Callable[[str], Path | None], run_id: str, name: str) -> Path | None:
+    """The file of a run that may be downloaded under that name, or None. Neither part may lead out of the run's folder."""
+    part = next((part for part, names in DOWNLOADS.items() if names.fullmatch(name)), None)
+    if part is None or not ID_PATTERN.fullmatch(run_id):
+        return None
+    folder = run_folder(run_id)
+    if folder is None:
+        return None
+    path = folder / part / name
+    return path if path.is_file() and path.resolve().is_relative_to(folder.resolve()) else None
+
+
+async def forward_file(viewer: httpx.AsyncClient, path: str, request: Request, style: str) -> Response:
+    """A file of the view's page from the Viser server, with our style put into its HTML."""
+    if any(segment == ".." for segment in re.split(r"[/\\]", path)):
+        raise HTTPException(404, "There is no such file.")
+    headers = {name: request.headers[name] for name in ASKED if name in request.headers}
+    try:
+        answer = await viewer.get(httpx.URL(path="/" + path), headers={**headers, "accept-encoding": "identity"})
+    except httpx.HTTPError:
+        raise HTTPException(502, "The 3D view is not running; restart the program.") from None
+    kept = {name: answer.headers[name] for name in ANSWERED if name in answer.headers}
+    content = answer.content
+    if style and answer.status_code == 200 and kept.get("content-type", "").startswith("text/html"):
+        content = content.replace(b"</head>", f"<style>{style}</style></head>".encode(), 1)
+    return Response(content, answer.status_code, kept)
+
+
+async def relay(browser: WebSocket, upstream_url: str) -> None:
+    """Carry messages both ways between a browser and the Viser server until either side closes; the other learns the code.
+
+    Each direction waits for the slower side before it reads on, so nothing piles up here.
+    """
+    offered = [Subprotocol(name) for name in browser.scope.get("subprotocols", [])]
+    try:
+        upstream = await connect(
+            upstream_url,
+            subprotocols=offered or None,
+            max_size=None,
+            compression=None,
+            open_timeout=UPSTREAM_TIMEOUT_S,
+            ping_interval=None,  # the browser's side is pinged; this side never leaves the machine
+            proxy=None,
+        )
+    except (OSError, TimeoutError, WebSocketException):
+        await browser.accept(subprotocol=offered[0] if offered else None)
+        await browser.close(1013, "The 3D view is not running.")
+        return
+    try:
+        await browser.accept(subprotocol=upstream.subprotocol)
+        directions = [asyncio.create_task(_to_viewer(browser, upstream)), asyncio.create_task(_to_browser(browser, upstream))]
+        try:
+            await asyncio.wait(directions, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in directions:
+                task.cancel()
+            await asyncio.gather(*directions, return_exceptions=True)
+    finally:
+        await upstream.close()
+
+
+async def _to_viewer(browser: WebSocket, upstream: ClientConnection) -> None:
+    while True:
+        message = await browser.receive()
+        if message["type"] == "websocket.disconnect":
+            await upstream.close(sendable(message.get("code")), message.get("reason") or "")
+            return
+        with contextlib.suppress(ConnectionClosed):  # _to_browser tells the browser, with the code
+            await upstream.send(message["bytes"] if message.get("bytes") is not None else message["text"])
+
+
+async def _to_browser(browser: WebSocket, upstream: ClientConnection) -> None:
+    with contextlib.suppress(ConnectionClosed):
+        while True:
+            message = await upstream.recv()
+            try:
+                await (browser.send_text(message) if isinstance(message, str) else browser.send_bytes(message))
+            except GONE:  # the browser has gone; _to_viewer closes the other side
+                return
+    with contextlib.suppress(*GONE):
+        await browser.close(sendable(upstream.close_code), upstream.close_reason or "")
+
+
+def sendable(code: int | None) -> int:
+    """A close code that may be sent: 1005 (none given) becomes 1000, 1006 and 1015 (abnormal) become 1011."""
+    if code is None or code in (1006, 1015):
+        return 1011
+    return code if 3000 <= code <= 4999 or code in {1000, 1001, 1002, 1003, *range(1007, 1015)} else 1000
