@@ -370,22 +370,21 @@ def _convert(kind: Any, value: Any, name: str) -> Any:
         if value is None or value is False:
             return None
         return _convert(choices[0], value, name)
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if number and 2**63 < abs(value) < math.inf:  # a whole number beyond what a float or a message can hold
-        raise SettingsError(f"{name} is {_shown(value)}, which is too large a number.")
+    number: float | None = value if isinstance(value, (int, float)) and not isinstance(value, bool) else None
     if kind is float and isinstance(value, str):  # YAML 1.1 reads 1e-3 as text
         with contextlib.suppress(ValueError):
-            value, number = float(value), True
-    if kind is float and number:
-        return float(value)
-    if kind is int and number and math.isfinite(value) and float(value).is_integer():
-        return int(value)
-    if kind is str and isinstance(value, str):
+            number = float(value)
+    if kind in (int, float) and number is not None:
+        if 2**63 < abs(number) < math.inf:  # a whole number beyond what a float or a message can hold
+            raise SettingsError(f"{name} is {_shown(number)}, which is too large a number.")
+        if kind is float:
+            return float(number)
+        if not math.isfinite(number):
+            raise SettingsError(f"{name} is {number}, which is not a number that can be used.")
+        if float(number).is_integer():
+            return int(number)
+    if (kind is str and isinstance(value, str)) or (kind is bool and isinstance(value, bool)):
         return value
-    if kind is bool and isinstance(value, bool):
-        return value
-    if kind in (int, float) and number and not math.isfinite(value):
-        raise SettingsError(f"{name} is {value}, which is not a number that can be used.")
     wanted = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}[kind]
     raise SettingsError(f"{name} is {_shown(value)}; {wanted} is accepted.")
 
