@@ -1,0 +1,243 @@
+"""One lockstep iteration of all sides of a run.
+
+    draw       views, background, t, noise, colour or depth: one draw for every side
+    render     each side's Gaussians -> images [B, 3, H, W]: the colour, or the disparity repeated to three channels
+    encode     images of all sides in one VAE call -> x_0 [B, C, h, w] a side
+    predict    the sides' methods advance together; each round of queries is one network call -> latent gradients
+    backward   latent gradient -> (VAE) -> image gradient -> clip per pixel -> (rasterizer) -> Gaussians
+    update     Adam, colours projected into 0..1, densification
+
+The image gradient is that of losses.distillation / B * sum(x_0 * gradient), the gradient taken as a constant. A depth
+iteration carries it on to what the rasterizer gave, the expected depth and the alpha. The depth is clipped by Eq. 9;
+the alpha, a picture in 0..1 like a colour channel, by the colour's rule.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from dreamerxl.config import Settings, Variant
+from dreamerxl.distillation import METHODS
+from dreamerxl.distillation.clipping import clip_color, clip_depth
+from dreamerxl.distillation.score import Score
+from dreamerxl.distillation.timesteps import Steps, plan_steps
+from dreamerxl.errors import NumericalError, RunFolderError, SettingsError
+from dreamerxl.gaussians.depth import normalized_disparity
+from dreamerxl.gaussians.rasterize import Render, rasterize
+from dreamerxl.gaussians.scene import Splats, activate
+from dreamerxl.guidance.adapter import Guidance
+from dreamerxl.guidance.denoiser import Denoiser, advance_together
+from dreamerxl.guidance.prompts import embed_prompt
+from dreamerxl.training.checkpoint import State
+from dreamerxl.training.draw import Draw, draw
+from dreamerxl.training.losses import regularization
+from dreamerxl.training.report import SideReport, StepReport
+from dreamerxl.training.side import make_side, restore_side, side_tensors, update
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """What one side shows in an iteration, part of the autograd graph."""
+
+    splats: Splats
+    render: Render
+    disparity: Tensor  # [B, H, W]
+    image: Tensor  # [B, 3, H, W], what the model is shown
+
+
+@dataclass(frozen=True, eq=False)
+class Clipped:
+    """The gradient of the guided picture before and after clipping: [B, 3, H, W] colour or [B, 1, H, W] depth."""
+
+    before: Tensor
+    after: Tensor
+
+
+class Trainer:
+    """All sides of a run and the iteration they stand at. No threads: whoever calls ``step`` owns everything in here."""
+
+    def __init__(self, settings: Settings, guidance: Guidance, max_rows: int | None = None) -> None:
+        """max_rows limits the rows of one network call, where memory is short."""
+        self.settings, self.guidance, self.max_rows = settings, guidance, max_rows
+        self.iteration = 0
+        self.embeddings = embed_prompt(guidance, settings.prompt, settings.prompting)
+        self.sides = [make_side(settings, variant, guidance.device) for variant in settings.variants]
+
+    def replace_variant(self, index: int, variant: Variant) -> None:
+        """Change one side's method or settings from the next step on; its Gaussians stay."""
+        if not 0 <= index < len(self.sides):
+            raise SettingsError(f"variants.{index} does not exist; this run has {len(self.sides)} side(s), counted from 0.")
+        variants = list(self.settings.variants)
+        variants[index] = self.sides[index].variant = variant
+        self.settings = replace(self.settings, variants=tuple(variants))
+
+    def step(self) -> StepReport:
+        """One iteration of every side. Raises NumericalError naming side and stage where something is not finite."""
+        clock = Clock(self.guidance.device)
+        drawn = self._draw()
+        views = [self._show(side, drawn) for side in range(len(self.sides))]
+        clock.stop("render")
+        pixels = torch.cat([view.image.detach() for view in views]).requires_grad_()
+        latents = self.guidance.encode(pixels)
+        self._require_finite("latents of the render", latents.detach().chunk(len(views)))
+        clock.stop("encode")
+        denoiser = self._denoiser(drawn)
+        plans = [plan_steps(drawn.t, side.variant, self.settings.timesteps, self.iteration) for side in self.sides]
+        scores = self._distill(latents.detach(), plans, drawn, denoiser)
+        self._require_finite("noise prediction", [score.gradient for score in scores])
+        clock.stop("predict")
+        weight = self.settings.losses.distillation / self.settings.views.batch
+        (gradient,) = torch.autograd.grad(latents, pixels, torch.cat([weight * score.gradient for score in scores]))
+        gradients = gradient.chunk(len(views))
+        self._require_finite("image gradient", gradients)
+        clips = [self._backward(i, views[i], gradients[i], drawn.depth) for i in range(len(views))]
+        clock.stop("backward")
+        for index, view in enumerate(views):
+            self._update(index, view)
+        clock.stop("update")
+        sides = tuple(self._report(i, views[i], scores[i], plans[i], clips[i]) for i in range(len(views)))
+        report = StepReport(self.iteration, drawn, sides, denoiser.evaluations, denoiser.calls, clock.milliseconds)
+        self.iteration += 1
+        return report
+
+    def state_dict(self) -> State:
+        """Everything that the next steps depend on. Same settings, seed and state: the same steps, bit for bit on a CPU."""
+        tensors = {f"{i}.{name}": value for i, side in enumerate(self.sides) for name, value in side_tensors(side).items()}
+        return State(tensors, {"iteration": self.iteration, "settings": self.settings.to_dict()})
+
+    def load_state_dict(self, state: State) -> None:
+        """Take up a state of ``state_dict``, live changes of the variants included. Raises RunFolderError if it does not fit."""
+        settings = Settings.from_dict(state.values["settings"])
+        if len(settings.variants) != len(self.sides):
+            raise RunFolderError(f"The checkpoint has {len(settings.variants)} side(s) and the run {len(self.sides)}.")
+        for index, (side, variant) in enumerate(zip(self.sides, settings.variants, strict=True)):
+            own = {name[len(f"{index}.") :]: value for name, value in state.tensors.items() if name.startswith(f"{index}.")}
+            restore_side(side, own, self.settings.optimization, self.guidance.device)
+            side.variant = variant
+        self.settings = replace(self.settings, variants=settings.variants)
+        self.iteration = int(state.values["iteration"])
+
+    def _draw(self) -> Draw:
+        size = self.guidance.latent_size
+        shape = (self.guidance.latent_channels, size, size)
+        return draw(self.settings, self.iteration, len(self.guidance.schedule), shape, self.guidance.device)
+
+    def _show(self, index: int, drawn: Draw) -> View:
+        cameras, splats = drawn.cameras, activate(self.sides[index].params)
+        render = rasterize(splats, cameras.viewmats, cameras.Ks, cameras.width, cameras.height, drawn.background)
+        disparity = normalized_disparity(render.depth, render.alpha)
+        image = disparity[:, None].expand(-1, 3, -1, -1) if drawn.depth else render.rgb.movedim(-1, 1)
+        self._require_finite("render", [image.detach()], index)
+        return View(splats, render, disparity, image)
+
+    def _denoiser(self, drawn: Draw) -> Denoiser:
+        prompts, cameras = self.embeddings, drawn.cameras
+        return Denoiser(
+            self.guidance,
+            views=prompts.conditioning(cameras.azimuth_deg, cameras.elevation_deg, drawn.depth),
+            negative=prompts.negative,
+            inversion=None if prompts.inversion_is_negative else prompts.inversion,
+            guidance_scales=[side.variant.guidance_scale for side in self.sides],
+            max_rows=self.max_rows,
+        )
+
+    @torch.no_grad()
+    def _distill(self, latents: Tensor, plans: Sequence[Steps], drawn: Draw, denoiser: Denoiser) -> list[Score]:
+        schedule = self.guidance.schedule
+        methods = [
+            METHODS[side.variant.method](x_0, plan, drawn.noise, schedule, side.variant)
+            for side, x_0, plan in zip(self.sides, latents.chunk(len(self.sides)), plans, strict=True)
+        ]
+        return advance_together(methods, denoiser.answer)
+
+    def _backward(self, index: int, view: View, gradient: Tensor, depth: bool) -> Clipped:
+        """Clip the image gradient [B, 3, H, W] and carry it, with the regularisers', to the Gaussians."""
+        side = self.sides[index]
+        clip, render = side.variant, view.render
+        if depth:
+            parts = torch.autograd.grad(view.disparity, (render.depth, render.alpha), gradient.sum(1), retain_graph=True)
+            before, alpha = (part[:, None] for part in parts)  # [B, 1, H, W]
+            after = before
+            if clip.clip_depth is not None:
+                scale = view.splats.scales.detach().mean().item()
+                after = clip_depth(before, clip.clip_depth, scale, clip.depth_clip_rule)
+            alpha = alpha if clip.clip_color is None else clip_color(alpha, clip.clip_color)
+            roots, grads = [render.depth, render.alpha], [after[:, 0], alpha[:, 0]]
+        else:
+            before = gradient
+            after = gradient if clip.clip_color is None else clip_color(gradient, clip.clip_color)
+            roots, grads = [render.rgb], [after.movedim(1, -1)]
+        penalty = regularization(self.settings.losses, render, view.disparity, view.splats.scales)
+        if penalty is not None:
+            roots, grads = [*roots, penalty], [*grads, torch.ones_like(penalty)]
+        if side.densifier is not None:
+            side.densifier.before_backward(side.params, side.optimizers, self.iteration, render.info)
+        torch.autograd.backward(roots, grads)
+        return Clipped(before, after)
+
+    def _update(self, index: int, view: View) -> None:
+        side = self.sides[index]
+        update(side, self.settings.optimization, self.iteration / max(self.settings.iterations - 1, 1))
+        for name, param in side.params.items():
+            self._require_finite(f"{name} after the update", [param.detach()], index)
+        if side.densifier is not None:
+            side.densifier.after_step(side.params, side.optimizers, self.iteration, view.render.info)
+            if len(side.params["means"]) == 0:
+                raise NumericalError(
+                    f"{self._name(index)} has no Gaussians left after pruning at iteration {self.iteration}; "
+                    "a lower densification.prune_opacity or fewer opacity resets keep them."
+                )
+
+    @torch.no_grad()
+    def _report(self, index: int, view: View, score: Score, plan: Steps, clip: Clipped) -> SideReport:
+        side, render = self.sides[index], view.render
+        x0_hat = self.guidance.schedule.predict_x0(score.x_t[:1], score.eps_t[:1], plan.t)
+        return SideReport(
+            variant=side.variant,
+            render=render.rgb[:1].detach().clone(),
+            depth=render.depth[:1].detach().clone(),
+            disparity=view.disparity[:1].detach().clone(),
+            x0_hat=x0_hat,
+            gradient=clip.before[:1].clone(),
+            clipped=clip.after[:1].clone(),
+            grad_norm=clip.before.norm().item(),
+            clipped_norm=clip.after.norm().item(),
+            clipped_share=(clip.before != clip.after).any(1).float().mean().item(),
+            latent_norm=score.gradient.norm().item(),
+            count=len(side.params["means"]),
+            t=plan.t,
+            s=plan.s,
+            mu=plan.mu,
+        )
+
+    def _require_finite(self, stage: str, tensors: Sequence[Tensor], first: int = 0) -> None:
+        """tensors: one a side, from side ``first`` on. One infinity or NaN would spread to every Gaussian within a step."""
+        for index, tensor in enumerate(tensors, first):
+            if not bool(tensor.isfinite().all()):
+                raise NumericalError(
+                    f"{self._name(index)}: the {stage} is not finite at iteration {self.iteration}; "
+                    "lower learning rates or a lower clipping threshold may help."
+                )
+
+    def _name(self, index: int) -> str:
+        return f"Side {index + 1} ({self.sides[index].variant.method.upper()})"
+
+
+class Clock:
+    """Milliseconds between stops; on CUDA each stop waits for the card."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.milliseconds = device, dict[str, float]()
+        self.last = time.perf_counter()
+
+    def stop(self, stage: str) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        now = time.perf_counter()
+        self.milliseconds[stage] = (now - self.last) * 1e3
+        self.last = now
