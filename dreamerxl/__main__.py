@@ -82,10 +82,11 @@ def settings_from(options: argparse.Namespace) -> Settings:
         settings = load_settings(Path(options.preset)) if is_file else load_preset(options.preset)
     if options.methods:
         settings = settings.override({"variants": sides_for(settings, options.methods)})
-    changes = {name: parse_value(getattr(options, option)) for option, name in SHORTCUTS.items() if getattr(options, option)}
+    typed = {name: getattr(options, option) for option, name in SHORTCUTS.items()}
+    changes = {name: parse_value(text) for name, text in typed.items() if text is not None}
     for assignment in options.set:
         name, equals, value = assignment.partition("=")
-        if not equals:
+        if not (name.strip() and equals):
             raise SettingsError(f"--set was given {assignment!r}; NAME=VALUE is accepted, for example views.batch=2.")
         changes[name.strip()] = parse_value(value)
     if options.prompt is not None:

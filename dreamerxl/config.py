@@ -302,7 +302,7 @@ def leaf_fields(section: type = Settings, path: str = "") -> list[tuple[str, dat
 def parse_value(text: str) -> Any:
     """A value typed on a command line, read as plain YAML ('0.3', 'off', 'null', 'a word')."""
     try:
-        return yaml.safe_load(text)
+        return yaml.safe_load(text) if text.strip() else text
     except (yaml.YAMLError, ValueError, RecursionError):
         return text
 

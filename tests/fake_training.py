@@ -15,6 +15,7 @@ import torch
 from dreamerxl.config import Settings, Variant
 from dreamerxl.gaussians.scene import Params, make_params
 from dreamerxl.runs.worker import Prepared
+from dreamerxl.training.checkpoint import State
 
 SIZE = 32
 
@@ -60,18 +61,21 @@ class FakeTrainer:
         with torch.no_grad():
             for side in self.sides:
                 side.params["means"].mul_(0.999)
-        return SimpleNamespace(iteration=self.iteration, sides=[self._report(side, level) for side in self.sides])
+        sides = [self._report(side, level) for side in self.sides]
+        return SimpleNamespace(iteration=self.iteration - 1, draw=SimpleNamespace(depth=False), sides=sides, evaluations=8)
 
     def _report(self, side: Any, level: float) -> Any:
-        gradient = level * torch.ones(2, 3, SIZE, SIZE + 8)
+        gradient = level * torch.ones(1, 3, SIZE, SIZE + 8)
         return SimpleNamespace(
-            render=torch.full((2, SIZE, SIZE + 8, 3), 0.25),
-            disparity=torch.linspace(0, 1, SIZE + 8).repeat(2, SIZE, 1),
-            x0_hat=torch.zeros(2, 4, SIZE // 8, SIZE // 8),
+            render=torch.full((1, SIZE, SIZE + 8, 3), 0.25),
+            disparity=torch.linspace(0, 1, SIZE + 8).repeat(1, SIZE, 1),
+            x0_hat=torch.zeros(1, 4, SIZE // 8, SIZE // 8),
             gradient=gradient,
             clipped=gradient / 4,
             grad_norm=float(gradient.norm()),
             clipped_norm=float(gradient.norm()) / 4,
+            clipped_share=1.0,
+            latent_norm=level,
             count=len(side.params["means"]),
             t=500,
             s=420,
@@ -82,8 +86,9 @@ class FakeTrainer:
         self.sides[index].variant = variant
         self.replaced.append((self.iteration, index, variant))
 
-    def state_dict(self) -> dict[str, torch.Tensor]:
-        return {f"sides.{i}.{name}": value.detach() for i, side in enumerate(self.sides) for name, value in side.params.items()}
+    def state_dict(self) -> State:
+        tensors = {f"{i}.{name}": value.detach() for i, side in enumerate(self.sides) for name, value in side.params.items()}
+        return State(tensors, {"iteration": self.iteration})
 
 
 def decode(latents: torch.Tensor) -> torch.Tensor:

@@ -5,6 +5,7 @@ Every side is drawn by the same cameras on white. Captures read frozen splats, s
 
 from __future__ import annotations
 
+import bisect
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -251,9 +252,8 @@ def _fitted(text: str, size: int, room: int) -> str:
     font = _font(text, size)
     if font.getlength(text) <= room:
         return text
-    while text and font.getlength(text + "...") > room:
-        text = text[:-1]
-    return text.rstrip() + "..."
+    longest = bisect.bisect_right(range(len(text)), room, key=lambda count: font.getlength(text[:count] + "...")) - 1
+    return text[: max(longest, 0)].rstrip() + "..."
 
 
 def _font(text: str, size: int) -> Any:

@@ -31,7 +31,7 @@ class RunFolder:
     def create(cls, path: Path) -> RunFolder:
         """A new folder; one that exists and holds something is refused."""
         folder = cls(path)
-        with _explained(folder.path):
+        with explained(folder.path):
             if folder.path.exists() and not folder.path.is_dir():
                 raise RunFolderError(f"{path} is a file; name a folder that does not exist yet or is empty.")
             if folder.path.is_dir() and any(folder.path.iterdir()):
@@ -57,7 +57,7 @@ class RunFolder:
 
     def append_metrics(self, line: dict[str, Any]) -> None:
         """Add one iteration to metrics.jsonl."""
-        with _explained(self.path / "metrics.jsonl"), open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
+        with explained(self.path / "metrics.jsonl"), open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
     def read_metrics(self) -> Iterator[dict[str, Any]]:
@@ -76,7 +76,7 @@ class RunFolder:
 def replacing(target: Path) -> Iterator[Path]:
     """A temporary path with the same suffix that replaces ``target`` atomically when the block ends well."""
     temporary = target.with_name(f".{target.stem}.{secrets.token_hex(4)}{target.suffix}")  # two writers never meet
-    with _explained(target):
+    with explained(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield temporary
@@ -88,7 +88,8 @@ def replacing(target: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def explained(path: Path) -> Iterator[None]:
+    """Turn what the system says about a write into a RunFolderError with a sentence."""
     try:
         yield
     except OSError as error:

@@ -19,7 +19,7 @@ from dreamerxl.gaussians.depth import FARTHEST
 from dreamerxl.gaussians.scene import FrozenSplats, freeze
 
 SIDE_IMAGE = 512
-METRICS = ("grad_norm", "clipped_norm", "count", "t", "s", "mu")
+METRICS = ("grad_norm", "clipped_norm", "clipped_share", "latent_norm", "count", "t", "s", "mu")
 
 VIRIDIS = "440154 472d7b 3b528b 2c728e 21918c 28ae80 5ec962 addc30 fde725"
 INFERNO = "000004 210c4a 57106e 8a226a bc3754 e45a31 f98e09 f9cb35 fcffa4"
@@ -66,7 +66,7 @@ def labels(variants: Sequence[Variant]) -> tuple[str, ...]:
 
 
 def metrics(report: Any) -> list[dict[str, float]]:
-    """The numbers of each side of a step's report: gradient norms before and after clipping, count of Gaussians, t, s, mu."""
+    """The numbers of each side of a step's report: norms, share of clipped pixels, Gaussians, t, s, mu."""
     return [{name: float(getattr(side, name)) for name in METRICS} for side in report.sides]
 
 

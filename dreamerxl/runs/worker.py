@@ -14,8 +14,9 @@ from torch import Tensor
 from dreamerxl.config import Settings, Variant
 from dreamerxl.errors import DreamerError
 from dreamerxl.gaussians.export import write_ply
-from dreamerxl.gaussians.scene import freeze
+from dreamerxl.gaussians.scene import FrozenSplats, freeze
 from dreamerxl.runs.curves import Curves
+from dreamerxl.runs.folder import explained
 from dreamerxl.runs.run import Run
 from dreamerxl.runs.snapshot import Snapshot, labels, metrics, take_sides
 from dreamerxl.training import checkpoint
@@ -169,7 +170,8 @@ class Session:
         done = self.trainer.iteration
         sides = metrics(self.report)
         self.curves.add(done, sides)
-        self.run.folder.append_metrics({"iteration": done, "seconds": round(time.monotonic() - begun, 4), "sides": sides})
+        line = {"iteration": done, "seconds": round(time.monotonic() - begun, 4), "evaluations": self.report.evaluations}
+        self.run.folder.append_metrics(line | {"depth": self.report.draw.depth, "sides": sides})
         every = self.settings.checkpoint_every
         if every and done % every == 0 and done < self.settings.iterations:
             self.save_checkpoint()
@@ -241,13 +243,14 @@ class Session:
 
     def save_scenes(self) -> None:
         """scenes/0-ism.ply, scenes/1-tsm.ply, ..."""
-        for index, (side, variant) in enumerate(zip(self.trainer.sides, self.settings.variants, strict=True)):
-            write_ply(self.run.folder.scenes / f"{index}-{variant.method}.ply", freeze(side.params))
+        self.write_scenes([freeze(side.params) for side in self.trainer.sides])
 
     def save_checkpoint(self) -> None:
         """The trainer's whole state, beside the newest one before it."""
         folder = self.run.folder.checkpoints
-        checkpoint.save(folder / f"{self.trainer.iteration:07d}.safetensors", self.trainer.state_dict())
+        checkpoint.save(folder / f"{self.trainer.iteration:07d}{checkpoint.SUFFIX}", self.trainer.state_dict())
+        for old in sorted(folder.glob(f"*{checkpoint.SUFFIX}"))[:-KEPT_CHECKPOINTS]:
+            old.unlink(missing_ok=True)
 
     def rescue_scenes(self) -> None:
         """After a failure, the scenes of the last snapshot: the trainer's own may be what failed."""
@@ -255,7 +258,12 @@ class Session:
         if snapshot is None:
             return
         try:
-            for index, (side, variant) in enumerate(zip(snapshot.sides, self.settings.variants, strict=True)):
-                write_ply(self.run.folder.scenes / f"{index}-{variant.method}.ply", side.splats)
+            self.write_scenes([side.splats for side in snapshot.sides])
         except Exception as error:
             self.run.folder.log(error)
+
+    def write_scenes(self, scenes: Sequence[FrozenSplats]) -> None:
+        folder = self.run.folder.scenes
+        with explained(folder):
+            for index, (splats, variant) in enumerate(zip(scenes, self.settings.variants, strict=True)):
+                write_ply(folder / f"{index}-{variant.method}.ply", splats)
