@@ -11,6 +11,7 @@ import numpy as np
 from dreamerxl.gaussians.rasterize_cpu import kernel
 
 NEIGHBOURS = 3  # as the original 3D Gaussian splatting takes
+STACK = 128  # segments waiting at once: at most one more than the tree is deep
 
 
 def mean_neighbour_distance(points: np.ndarray) -> np.ndarray:
@@ -26,9 +27,12 @@ def mean_neighbour_distance(points: np.ndarray) -> np.ndarray:
 @kernel
 def build_tree(points, order, axes):
     """Orders the points in place so that every segment's middle splits it; axes [N]: the axis cut at each middle."""
-    stack = [(0, order.shape[0])]
-    while len(stack) > 0:
-        low, high = stack.pop()
+    stack = np.empty((STACK, 2), np.int64)
+    stack[0, 0], stack[0, 1] = 0, order.shape[0]
+    size = 1
+    while size > 0:
+        size -= 1
+        low, high = stack[size, 0], stack[size, 1]
         if high - low < 2:
             continue
         axis, widest = 0, np.float32(-1)
@@ -60,8 +64,9 @@ def build_tree(points, order, axes):
             else:
                 break
         axes[middle] = axis
-        stack.append((low, middle))
-        stack.append((middle + 1, high))
+        stack[size, 0], stack[size, 1] = low, middle
+        stack[size + 1, 0], stack[size + 1, 1] = middle + 1, high
+        size += 2
 
 
 @kernel
@@ -71,7 +76,7 @@ def search_tree(points, order, axes, wanted, distances):
     if wanted < 1:
         return
     near = np.empty(3, np.float32)  # squared distances, ascending
-    lows, highs, bounds = np.empty(128, np.int64), np.empty(128, np.int64), np.empty(128, np.float32)
+    lows, highs, bounds = np.empty(STACK, np.int64), np.empty(STACK, np.int64), np.empty(STACK, np.float32)
     for n in range(count):
         me = order[n]
         x, y, z = points[me, 0], points[me, 1], points[me, 2]

@@ -50,12 +50,12 @@ def rasterize(splats: Splats, viewmats: Tensor, Ks: Tensor, width: int, height: 
             render_mode="RGB+ED",
         )
         return Render(rgb=rgbd[..., :3], depth=rgbd[..., 3], alpha=alpha[..., 0], info=info)
-    color, weighted_depth, alpha, info = rasterize_cpu.rasterize(
-        splats.means, splats.quats, splats.scales, splats.opacities, splats.colors, viewmats, Ks, width, height
+    if background is None:
+        background = splats.means.new_zeros(len(viewmats), 3)
+    rgb, depth, alpha, info = rasterize_cpu.rasterize(
+        splats.means, splats.quats, splats.scales, splats.opacities, splats.colors, viewmats, Ks, width, height, background
     )
-    if background is not None:
-        color = color + (1 - alpha)[..., None] * background[:, None, None, :]
-    return Render(rgb=color, depth=weighted_depth / alpha.clamp(min=1e-10), alpha=alpha, info=info)
+    return Render(rgb=rgb, depth=depth, alpha=alpha, info=info)
 
 
 def _check(splats: Splats, viewmats: Tensor, Ks: Tensor, width: int, height: int, background: Tensor | None) -> None:

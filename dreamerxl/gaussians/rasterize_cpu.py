@@ -9,8 +9,9 @@ Symbols
     (u, w)     L (m - pixel); the exponent of the Gaussian is  -d^T Sigma^-1 d / 2 = -8 (u^2 + w^2)
     alpha      min(opacity exp(-8 (u^2 + w^2)), 0.999), and 0 below 1/255
     T          transmittance of a pixel, front to back: T <- T (1 - alpha); a splat that would take T to 1e-4 or less
-               is not drawn and closes the pixel
-    out        sum of alpha T (r, g, b, z), and of alpha T itself (the picture's alpha)
+               is not drawn and closes the pixel. weight = alpha T, T before the splat
+    picture    rgb = sum of weight (r, g, b) + T_end background,  alpha = sum of weight,  depth = sum of weight z / alpha
+    v_x        gradient of the loss with respect to x
 
 Algorithm
     project    every splat: m, L, z, and how far it reaches (where alpha falls to 1/255)
@@ -55,6 +56,7 @@ NEAR, FAR = f4(0.01), f4(1e10)
 EPS_2D = f4(0.3)
 MIN_ALPHA, MAX_ALPHA, MIN_T = f4(1 / 255), f4(0.999), f4(1e-4)
 MAX_REACH = f4(3.33)  # gsplat's cap in standard deviations; alpha = 1/255 lies inside it for opacities up to 1
+TINY = f4(1e-10)  # gsplat's least alpha when it divides the depth by it
 ZERO, HALF, ONE, TWO = f4(0), f4(0.5), f4(1), f4(2)
 SLACK = f4(1e-3)  # pixels by which extents grow, so that rounding never cuts off a pixel that alpha >= 1/255 admits
 
@@ -100,7 +102,7 @@ def exp_minus_8(x):
 def rotation(quat, out):
     """Rotation matrix of a quaternion (wxyz) into out [3, 3]; returns 1 / |quat|."""
     w, x, y, z = quat[0], quat[1], quat[2], quat[3]
-    scale = ONE / math.sqrt(w * w + x * x + y * y + z * z)
+    scale = ONE / math.sqrt(max(w * w + x * x + y * y + z * z, TINY * TINY))  # a zero quaternion turns nothing
     w, x, y, z = w * scale, x * scale, y * scale, z * scale
     out[0, 0], out[0, 1], out[0, 2] = ONE - TWO * (y * y + z * z), TWO * (x * y - w * z), TWO * (x * z + w * y)
     out[1, 0], out[1, 1], out[1, 2] = TWO * (x * y + w * z), ONE - TWO * (x * x + z * z), TWO * (y * z - w * x)
@@ -180,7 +182,7 @@ def project(worker, workers, means, quats, scales, opacities, viewmats, Ks, widt
         det = EPS_2D * (a + d - EPS_2D) + area01 * area01 + area12 * area12 + area20 * area20
         spread = min(MAX_REACH, math.sqrt(TWO * math.log(opacity / MIN_ALPHA)))
         root_a, root_d, root_det = math.sqrt(a), math.sqrt(d), math.sqrt(det)
-        radius_x, radius_y = math.ceil(spread * root_a), math.ceil(spread * root_d)
+        radius_x, radius_y = np.ceil(spread * root_a), np.ceil(spread * root_d)
         px, py = K[0, 0] * x / z + K[0, 2], K[1, 1] * y / z + K[1, 2]
         if not (det < math.inf and radius_x > ZERO and radius_y > ZERO):
             continue
@@ -297,12 +299,12 @@ def tabulate(worker, workers, order, means2d, whiten, depths, reach, opacities, 
 
 
 @kernel
-def list_pairs(worker, workers, fill, order, count, table, width, height, cells, first, pairs, slots):
+def list_pairs(worker, workers, fill, order, count, table, width, height, cells, first, pairs):
     """One pass of a stable counting sort of (tile, splat) pairs by tile; a worker takes a contiguous range of depth ranks.
 
     Without fill: cells[worker, tile] counts this worker's pairs of a tile, first[m + 1] those of splat m.
-    With fill: cells[worker, tile] is where the worker's next pair of that tile goes; pairs [there] is the splat's rank
-    and slots [there] the row in which the pair leaves its gradients, contiguous for each splat.
+    With fill: cells[worker, tile] is where the worker's next pair of that tile goes; pairs[there] = (rank of the splat,
+    slot), the slot being the row in which the pair leaves its gradients, contiguous for each splat.
     """
     across, down = (width + TILE - 1) // TILE, (height + TILE - 1) // TILE
     total = order.shape[0]
@@ -310,20 +312,21 @@ def list_pairs(worker, workers, fill, order, count, table, width, height, cells,
         base = order[m] // count * across * down
         mx, my, p, q, r = table[m, MX], table[m, MY], table[m, P], table[m, Q], table[m, R]
         reach_y, tilt = table[m, REACH_Y] + SLACK, table[m, TILT]
+        inverse_p = ONE / p
         level = r * reach_y * f4(1.0001)
         level *= level  # u^2 + w^2 on the ellipse alpha = 1/255
-        top = int(max(math.ceil(my - reach_y - HALF), ZERO))
-        bottom = int(min(math.floor(my + reach_y - HALF), f4(height - 1)))
+        top = int(max(np.ceil(my - reach_y - HALF), ZERO))
+        bottom = int(min(np.floor(my + reach_y - HALF), f4(height - 1)))
         slot = first[m] if fill else 0
         for row in range(top // TILE, bottom // TILE + 1):
             low = f4(max(top, row * TILE)) + HALF - my
             high = f4(min(bottom, row * TILE + TILE - 1)) + HALF - my
             y = min(max(tilt, low), high)
-            right = (math.sqrt(max(level - r * r * y * y, ZERO)) - q * y) / p
+            right = (math.sqrt(max(level - r * r * y * y, ZERO)) - q * y) * inverse_p
             y = min(max(-tilt, low), high)
-            left = (-math.sqrt(max(level - r * r * y * y, ZERO)) - q * y) / p
-            left = max(math.ceil(mx + left - HALF - SLACK), ZERO)
-            right = min(math.floor(mx + right - HALF + SLACK), f4(width - 1))
+            left = (-math.sqrt(max(level - r * r * y * y, ZERO)) - q * y) * inverse_p
+            left = max(np.ceil(mx + left - HALF - SLACK), ZERO)
+            right = min(np.floor(mx + right - HALF + SLACK), f4(width - 1))
             if not left <= right:
                 continue
             for column in range(int(left) // TILE, int(right) // TILE + 1):
@@ -331,8 +334,7 @@ def list_pairs(worker, workers, fill, order, count, table, width, height, cells,
                 place = cells[worker, tile]
                 cells[worker, tile] = place + 1
                 if fill:
-                    pairs[place] = m
-                    slots[place] = slot
+                    pairs[place, 0], pairs[place, 1] = m, slot
                 slot += 1
         if not fill:
             first[m + 1] = slot
@@ -342,20 +344,21 @@ def list_pairs(worker, workers, fill, order, count, table, width, height, cells,
 
 # Fields of a tile's scratch array: value k of pixel i (row-major) lies at k * PIXELS + i
 T_, LAST_, X_, Y_, RED_, GREEN_, BLUE_, DEPTH_, SUM_ = (k * PIXELS for k in range(9))
+BEHIND_ = SUM_  # the way back has B where the way out had the sum of weights
 SCRATCH = 9 * PIXELS
 
 
 @inline
 def touched_rows(my, reach_y):
     """First and last row of a tile (its top edge at 0) that a splat reaches; first > last for none."""
-    top = max(math.ceil(my - reach_y - SLACK - HALF), ZERO)
-    bottom = min(math.floor(my + reach_y + SLACK - HALF), f4(TILE - 1))
+    top = max(np.ceil(my - reach_y - SLACK - HALF), ZERO)
+    bottom = min(np.floor(my + reach_y + SLACK - HALF), f4(TILE - 1))
     return int(top), int(bottom)
 
 
 @kernel
-def blend(worker, workers, tiles, starts, pairs, table, color, depth, alpha, transmittance, last):
-    """Draws this worker's tiles: color [C, H, W, 3], depth and alpha [C, H, W]; T and the last splat for ``unblend``.
+def blend(worker, workers, tiles, starts, pairs, table, background, rgb, depth, alpha, transmittance, last):
+    """Draws this worker's tiles: rgb [C, H, W, 3], depth and alpha [C, H, W]; T and the last splat for ``unblend``.
 
     A closed pixel (T would fall to 1e-4) and a pixel outside the picture carry -T in the T field: one sign instead
     of a mask.
@@ -377,7 +380,7 @@ def blend(worker, workers, tiles, starts, pairs, table, color, depth, alpha, tra
             field[Y_ + i] = f4(y) + HALF
         start = starts[tile]
         for k in range(start, starts[tile + 1]):
-            m = pairs[k]
+            m = pairs[k, 0]
             mx, my = table[m, MX] - f4(left), table[m, MY] - f4(top)
             p, q, r, opacity = table[m, P], table[m, Q], table[m, R], table[m, OPACITY]
             red, green, blue, z = table[m, RED], table[m, GREEN], table[m, BLUE], table[m, DEPTH]
@@ -409,19 +412,25 @@ def blend(worker, workers, tiles, starts, pairs, table, color, depth, alpha, tra
         for y in range(min(TILE, height - top)):
             for x in range(min(TILE, width - left)):
                 i, py, px = y * TILE + x, top + y, left + x
-                color[c, py, px, 0], color[c, py, px, 1] = field[RED_ + i], field[GREEN_ + i]
-                color[c, py, px, 2], depth[c, py, px] = field[BLUE_ + i], field[DEPTH_ + i]
+                remaining = abs(field[T_ + i])
+                rgb[c, py, px, 0] = field[RED_ + i] + remaining * background[c, 0]
+                rgb[c, py, px, 1] = field[GREEN_ + i] + remaining * background[c, 1]
+                rgb[c, py, px, 2] = field[BLUE_ + i] + remaining * background[c, 2]
                 alpha[c, py, px] = field[SUM_ + i]
-                transmittance[c, py, px] = abs(field[T_ + i])
+                depth[c, py, px] = field[DEPTH_ + i] / max(field[SUM_ + i], TINY)
+                transmittance[c, py, px] = remaining
                 last[c, py, px] = int(field[LAST_ + i])
 
 
 @kernel
-def unblend(worker, workers, tiles, starts, pairs, slots, table, transmittance, last, v_color, v_depth, v_alpha, sums):
+def unblend(
+    worker, workers, tiles, starts, pairs, table, background, depth, alpha, transmittance, last,
+    v_rgb, v_depth, v_alpha, sums,
+):  # fmt: skip
     """Ten sums over the pixels of every pair of this worker's tiles, back to front, into sums [slots, 10].
 
-    With f = (r, g, b, z), v_out = dLoss/dout and B = sum over the splats behind of their alpha T (f . v_out), minus
-    T_end v_alpha:    dLoss/dalpha = T (f . v_out) - B / (1 - alpha).
+    A splat's gain is dLoss/dweight. With B = sum over the splats behind of weight gain, plus T_end dLoss/dT_end:
+    dLoss/dalpha = T gain - B / (1 - alpha).
     """
     height, width = last.shape[1], last.shape[2]
     across, down = (width + TILE - 1) // TILE, (height + TILE - 1) // TILE
@@ -444,14 +453,17 @@ def unblend(worker, workers, tiles, starts, pairs, slots, table, transmittance, 
                 field[T_ + i] = transmittance[c, py, px]
                 field[LAST_ + i] = f4(last[c, py, px])
                 deepest = max(deepest, last[c, py, px])
-                field[RED_ + i], field[GREEN_ + i] = v_color[c, py, px, 0], v_color[c, py, px, 1]
-                field[BLUE_ + i], field[DEPTH_ + i] = v_color[c, py, px, 2], v_depth[c, py, px]
-                field[SUM_ + i] = -transmittance[c, py, px] * v_alpha[c, py, px]
+                red, green, blue = v_rgb[c, py, px, 0], v_rgb[c, py, px, 1], v_rgb[c, py, px, 2]
+                v_sum_z = v_depth[c, py, px] / max(alpha[c, py, px], TINY)
+                v_T = red * background[c, 0] + green * background[c, 1] + blue * background[c, 2]
+                v_T += v_sum_z * depth[c, py, px] - v_alpha[c, py, px]  # alpha = 1 - T_end
+                field[RED_ + i], field[GREEN_ + i], field[BLUE_ + i], field[DEPTH_ + i] = red, green, blue, v_sum_z
+                field[BEHIND_ + i] = transmittance[c, py, px] * v_T
         start, end = starts[tile], starts[tile + 1]
         for k in range(start + deepest + 1, end):
-            sums[slots[k], :] = ZERO
+            sums[pairs[k, 1], :] = ZERO
         for k in range(start + deepest, start - 1, -1):
-            m = pairs[k]
+            m = pairs[k, 0]
             mx, my = table[m, MX] - f4(left), table[m, MY] - f4(top)
             p, q, r, opacity = table[m, P], table[m, Q], table[m, R], table[m, OPACITY]
             red, green, blue, z = table[m, RED], table[m, GREEN], table[m, BLUE], table[m, DEPTH]
@@ -473,8 +485,8 @@ def unblend(worker, workers, tiles, starts, pairs, slots, table, transmittance, 
                 weight = a * before
                 v_red, v_green, v_blue, v_z = v[RED_ + i], v[GREEN_ + i], v[BLUE_ + i], v[DEPTH_ + i]
                 gain = red * v_red + green * v_green + blue * v_blue + z * v_z
-                behind = v[SUM_ + i]
-                v[SUM_ + i] = behind + weight * gain
+                behind = v[BEHIND_ + i]
+                v[BEHIND_ + i] = behind + weight * gain
                 v_exponent = a * (before * gain - inverse * behind)
                 v_exponent = v_exponent if peak <= MAX_ALPHA else ZERO
                 v_u, v_w = v_exponent * u, v_exponent * w
@@ -488,7 +500,7 @@ def unblend(worker, workers, tiles, starts, pairs, slots, table, transmittance, 
                 s_green += weight * v_green
                 s_blue += weight * v_blue
                 s_depth += weight * v_z
-            slot = slots[k]
+            slot = pairs[k, 1]
             sums[slot, SUM_V], sums[slot, SUM_VU], sums[slot, SUM_VW] = s_v, s_u, s_w
             sums[slot, SUM_VUU], sums[slot, SUM_VUW], sums[slot, SUM_VWW] = s_uu, s_uw, s_ww
             sums[slot, SUM_RED], sums[slot, SUM_GREEN], sums[slot, SUM_BLUE] = s_red, s_green, s_blue
@@ -502,31 +514,33 @@ def gather(worker, workers, rank, first, table, sums, v_means2d, v_whiten, v_dep
     The exponent is -8 (u^2 + w^2), so v reaches u as -16 v u; u = p dx + q dy and w = r dy give the rest.
     """
     count = v_opacities.shape[0]
-    total = np.empty(10, f4)
     for g in range(count * worker // workers, count * (worker + 1) // workers):
         v_opacity, v_red, v_green, v_blue = ZERO, ZERO, ZERO, ZERO
-        for c in range(v_depths.shape[0] // max(count, 1)):
+        for c in range(v_depths.shape[0] // count):
             i = c * count + g
             m = rank[i]
-            total[:] = ZERO
-            if m >= 0:
-                for slot in range(first[m], first[m + 1]):
-                    for n in range(10):
-                        total[n] += sums[slot, n]
-                p, q, r = table[m, P], table[m, Q], table[m, R]
-                v_u, v_w = f4(-16) * total[SUM_VU], f4(-16) * total[SUM_VW]
-                v_uu, v_uw, v_ww = f4(-16) * total[SUM_VUU], f4(-16) * total[SUM_VUW], f4(-16) * total[SUM_VWW]
-                v_means2d[i, 0], v_means2d[i, 1] = p * v_u, q * v_u + r * v_w
-                v_whiten[i, 0] = (v_uu - q / r * v_uw) / p  # dx = (u - q dy) / p, dy = w / r
-                v_whiten[i, 1], v_whiten[i, 2] = v_uw / r, v_ww / r
-                v_opacity += total[SUM_V] / table[m, OPACITY]
-            else:
-                v_means2d[i, 0], v_means2d[i, 1] = ZERO, ZERO
+            if m < 0:
+                v_means2d[i, 0], v_means2d[i, 1], v_depths[i] = ZERO, ZERO, ZERO
                 v_whiten[i, 0], v_whiten[i, 1], v_whiten[i, 2] = ZERO, ZERO, ZERO
-            v_depths[i] = total[SUM_DEPTH]
-            v_red += total[SUM_RED]
-            v_green += total[SUM_GREEN]
-            v_blue += total[SUM_BLUE]
+                continue
+            v, v_u, v_w, v_uu, v_uw, v_ww, v_z = ZERO, ZERO, ZERO, ZERO, ZERO, ZERO, ZERO
+            for slot in range(first[m], first[m + 1]):
+                v += sums[slot, SUM_V]
+                v_u += sums[slot, SUM_VU]
+                v_w += sums[slot, SUM_VW]
+                v_uu += sums[slot, SUM_VUU]
+                v_uw += sums[slot, SUM_VUW]
+                v_ww += sums[slot, SUM_VWW]
+                v_red += sums[slot, SUM_RED]
+                v_green += sums[slot, SUM_GREEN]
+                v_blue += sums[slot, SUM_BLUE]
+                v_z += sums[slot, SUM_DEPTH]
+            p, q, r = table[m, P], table[m, Q], table[m, R]
+            v_means2d[i, 0], v_means2d[i, 1] = f4(-16) * p * v_u, f4(-16) * (q * v_u + r * v_w)
+            v_whiten[i, 0] = f4(-16) * (v_uu - q / r * v_uw) / p  # dx = (u - q dy) / p, dy = w / r
+            v_whiten[i, 1], v_whiten[i, 2] = f4(-16) * v_uw / r, f4(-16) * v_ww / r
+            v_depths[i] = v_z
+            v_opacity += v / table[m, OPACITY]
         v_opacities[g] = v_opacity
         v_colors[g, 0], v_colors[g, 1], v_colors[g, 2] = v_red, v_green, v_blue
 
@@ -582,33 +596,40 @@ class _Project(Function):
 
 class _Blend(Function):
     @staticmethod
-    def forward(ctx: Any, means2d, whiten, depths, opacities, colors, radii, reach, width, height):
+    def forward(ctx: Any, means2d, whiten, depths, opacities, colors, background, radii, reach, width, height):
         cameras, count = depths.shape
         splats = [_array(t).reshape(cameras * count, *t.shape[2:]) for t in (means2d, whiten, depths, reach)]
         table, rank, order = _tabulate(splats, _array(radii), _array(opacities), _array(colors))
-        tiles, starts, pairs, slots, first = _tile_lists(order, count, table, cameras, width, height)
+        tiles, starts, pairs, first = _tile_lists(order, count, table, cameras, width, height)
         shape = (cameras, height, width)
-        color, depth, alpha = np.empty((*shape, 3), f4), np.empty(shape, f4), np.empty(shape, f4)
+        rgb, depth, alpha = (torch.from_numpy(np.empty(s, f4)) for s in ((*shape, 3), shape, shape))
         transmittance, last = np.empty(shape, f4), np.empty(shape, np.int32)
+        picture = (_array(background), depth.numpy(), alpha.numpy(), transmittance, last)
         ctx.workers = _workers(len(pairs))
-        _run(blend, ctx.workers, tiles, starts, pairs, table, color, depth, alpha, transmittance, last)
-        ctx.pixels = tiles, starts, pairs, slots, table, transmittance, last
+        _run(blend, ctx.workers, tiles, starts, pairs, table, picture[0], rgb.numpy(), *picture[1:])
+        ctx.save_for_backward(background, depth, alpha)
+        ctx.lists = tiles, starts, pairs, table
+        ctx.pixels = transmittance, last
         ctx.splats = rank, first, table
         ctx.shape = cameras, count
-        return torch.from_numpy(color), torch.from_numpy(depth), torch.from_numpy(alpha)
+        return rgb, depth, alpha
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, v_color, v_depth, v_alpha):
+    def backward(ctx: Any, *grads):
         cameras, count = ctx.shape
-        sums = np.empty((len(ctx.pixels[2]), 10), f4)
-        _run(unblend, ctx.workers, *ctx.pixels, _array(v_color), _array(v_depth), _array(v_alpha), sums)
         total = cameras * count
+        sums = np.empty((len(ctx.lists[2]), 10), f4)
+        picture = [_array(t) for t in ctx.saved_tensors]
+        _run(unblend, ctx.workers, *ctx.lists, *picture, *ctx.pixels, *(_array(v) for v in grads), sums)
         v_means2d, v_whiten, v_depths = np.empty((total, 2), f4), np.empty((total, 3), f4), np.empty(total, f4)
         v_opacities, v_colors = np.empty(count, f4), np.empty((count, 3), f4)
         _run(gather, _workers(total), *ctx.splats, sums, v_means2d, v_whiten, v_depths, v_opacities, v_colors)
         splats = [torch.from_numpy(a).view(cameras, count, *a.shape[1:]) for a in (v_means2d, v_whiten, v_depths)]
-        return *splats, torch.from_numpy(v_opacities), torch.from_numpy(v_colors), None, None, None, None
+        v_background = None
+        if ctx.needs_input_grad[5]:
+            v_background = torch.einsum("chw,chwk->ck", torch.from_numpy(ctx.pixels[0]), grads[0])
+        return *splats, torch.from_numpy(v_opacities), torch.from_numpy(v_colors), v_background, None, None, None, None
 
 
 def _tabulate(splats: list[np.ndarray], radii: np.ndarray, opacities: np.ndarray, colors: np.ndarray):
@@ -625,19 +646,19 @@ def _tabulate(splats: list[np.ndarray], radii: np.ndarray, opacities: np.ndarray
 
 
 def _tile_lists(order: np.ndarray, count: int, table: np.ndarray, cameras: int, width: int, height: int):
-    """Tiles heaviest first, starts [tiles + 1] of their lists in pairs and slots, first [M + 1] slot of each splat."""
+    """Tiles heaviest first, starts [tiles + 1] of their lists in pairs [K, 2], first [M + 1] slot of each splat."""
     tile_count = cameras * -(-width // TILE) * -(-height // TILE)
     workers = _workers(len(order))
     cells, first = np.zeros((workers, tile_count), np.int64), np.zeros(len(order) + 1, np.int64)
-    none = np.empty(0, np.int32)
-    _run(list_pairs, workers, False, order, count, table, width, height, cells, first, none, none)
+    none = np.empty((0, 2), np.int32)
+    _run(list_pairs, workers, False, order, count, table, width, height, cells, first, none)
     np.cumsum(first, out=first)
     ends = np.cumsum(cells.T).reshape(tile_count, workers).T  # tile by tile, and in a tile worker by worker
     starts = np.concatenate([[0], ends[-1]])
     cells = np.ascontiguousarray(ends - cells)
-    pairs, slots = np.empty(starts[-1], np.int32), np.empty(starts[-1], np.int32)
-    _run(list_pairs, workers, True, order, count, table, width, height, cells, first, pairs, slots)
-    return np.argsort(starts[:-1] - starts[1:], kind="stable"), starts, pairs, slots, first
+    pairs = np.empty((starts[-1], 2), np.int32)
+    _run(list_pairs, workers, True, order, count, table, width, height, cells, first, pairs)
+    return np.argsort(starts[:-1] - starts[1:], kind="stable"), starts, pairs, first
 
 
 def rasterize(
@@ -650,10 +671,11 @@ def rasterize(
     Ks: Tensor,  # [C, 3, 3] pixels, no gradient
     width: int,
     height: int,
+    background: Tensor,  # [C, 3]
 ) -> tuple[Tensor, Tensor, Tensor, dict[str, Any]]:
-    """Blended colour [C, H, W, 3] and depth [C, H, W], alpha [C, H, W], and gsplat's info; no background."""
+    """Colour [C, H, W, 3], expected depth [C, H, W], alpha [C, H, W], and gsplat's info."""
     means2d, whiten, depths, radii, reach = _Project.apply(means, quats, scales, opacities, viewmats, Ks, width, height)
-    color, depth, alpha = _Blend.apply(means2d, whiten, depths, opacities, colors, radii, reach, width, height)
+    rgb, depth, alpha = _Blend.apply(means2d, whiten, depths, opacities, colors, background, radii, reach, width, height)
     info = {
         "means2d": means2d,
         "radii": radii,
@@ -664,13 +686,13 @@ def rasterize(
         "camera_ids": None,  # only gsplat's packed layout has these two
         "gaussian_ids": None,
     }
-    return color, depth, alpha, info
+    return rgb, depth, alpha, info
 
 
 def warm_up() -> None:
     """Compile every kernel (or load it from the disk cache) by drawing one Gaussian. Seconds the first time."""
     means = torch.tensor([[0.0, 0.0, 2.0]], requires_grad=True)
-    quats, scales = torch.tensor([[1.0, 0.0, 0.0, 0.0]]), torch.full((1, 3), 0.1)
+    quats, scales, ones = torch.tensor([[1.0, 0.0, 0.0, 0.0]]), torch.full((1, 3), 0.1), torch.ones(1, 3)
     K = torch.tensor([[[8.0, 0.0, 4.0], [0.0, 8.0, 4.0], [0.0, 0.0, 1.0]]])
-    color, depth, _, _ = rasterize(means, quats, scales, torch.ones(1), torch.ones(1, 3), torch.eye(4)[None], K, TILE, TILE)
-    (color.sum() + depth.sum()).backward()
+    rgb, depth, _, _ = rasterize(means, quats, scales, ones[:, 0], ones, torch.eye(4)[None], K, TILE, TILE, ones)
+    (rgb.sum() + depth.sum()).backward()
