@@ -8,6 +8,8 @@ each frame is turned by the few degrees that its place is off the axis, so every
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 import math
 import threading
@@ -23,23 +25,29 @@ from dreamerxl.runs.run import RunView
 
 SPACING = 1.9  # between the centres of two neighbours, world units
 FOV_DEG = 24.0  # a long lens: neighbours are seen from nearly the same direction even before they are turned
-HALF_HEIGHT = 1.2  # what the first view holds above and below the centre, world units
+HALF_HEIGHT, HALF_SIDE = 1.15, 0.95  # what the first view holds above and below the centre, and around an outer object
 AZIMUTH_DEG, ELEVATION_DEG = 28.0, 16.0
+FIRST_ASPECT = 1.6  # assumed while a browser has not told the shape of its view
 
 MOST_SPLATS = 60_000  # 32 bytes a splat on the wire, twice a second, for every visitor
 COUNT_STEP = 1024  # counts are padded to a multiple: the browser rebuilds its buffers whenever the count changes
 FASTEST_S = 0.5  # between two updates
 
+# Viser's own panel covers the picture and offers nothing that a visitor of the page needs; neither does the note that the
+# browser draws in software. Real troubles (no WebGL, an old browser) stay visible.
 STYLE = """
 body, #root { background: #101216; }
+[data-dock-root] { background: radial-gradient(ellipse at 50% 42%, #262a33 0%, #171a20 55%, #101216 100%); }
+[data-floating-window], #webgl-software-rendering { display: none !important; }
+.mantine-Paper-root[style*="position: fixed"] { display: none !important; }
 """
 
 
 @dataclass(frozen=True)
 class Stage:
-    """What is to be seen: a label for each side and, once there is one, a scene for each."""
+    """What is to be seen: how many sides and, once there are any, a scene for each."""
 
-    labels: tuple[str, ...] = ("ISM", "TSM")
+    sides: int = 2
     scenes: tuple[FrozenSplats, ...] = ()
     key: Hashable = None  # changes whenever the scenes do
 
@@ -48,31 +56,28 @@ def stage_of(view: RunView | None) -> Stage:
     """The stage that shows a run; without a run, or before its first iteration, the sides are points in a ball."""
     if view is None:
         return Stage()
-    snapshot = view.snapshot
-    if snapshot is None:
-        return Stage(side_labels(view), (), view.id)
-    return Stage(side_labels(view), tuple(side.splats for side in snapshot.sides), (view.id, snapshot.iteration))
-
-
-def side_labels(view: RunView) -> tuple[str, ...]:
-    """Short names of the sides, with gamma where the method uses it: 'ISM', 'TSM γ 0.3'."""
-    pairs = zip(view.labels, view.settings.variants, strict=True)
-    plain = (f"{label} gamma {side.gamma:g}" if side.method == "tsm" and label == "TSM" else label for label, side in pairs)
-    return tuple(label.replace("gamma", "γ") for label in plain)
+    if view.snapshot is None:
+        return Stage(len(view.settings.variants), (), view.id)
+    scenes = tuple(side.splats for side in view.snapshot.sides)
+    return Stage(len(scenes), scenes, (view.id, view.snapshot.iteration))
 
 
 class Viewer:
-    """A Viser server on 127.0.0.1 that follows a stage. ``address`` is where the gateway finds it."""
+    """A Viser server on 127.0.0.1 that follows a stage. ``address`` is where the gateway finds it.
+
+    Visitors' cameras arrive on the server's event loop, stages on a thread of this viewer.
+    """
 
     def __init__(self) -> None:
         logging.getLogger("websockets.server").setLevel(logging.ERROR)  # a visitor who leaves mid-handshake is no news
-        self.server = viser.ViserServer(host="127.0.0.1", port=0, verbose=False)
+        with contextlib.redirect_stdout(io.StringIO()):  # its greeting names an address that is not for visitors
+            self.server = viser.ViserServer(host="127.0.0.1", port=0, verbose=False)
         self.address = f"127.0.0.1:{self.server.get_port()}"
+        self._lock = threading.Lock()  # guards the four below
         self._stage: Stage | None = None
-        self._splats: list[viser.GaussianSplatHandle] = []
-        self._labels: list[viser.LabelHandle] = []
-        self._frames: dict[int, list[viser.FrameHandle]] = {}  # of each client; touched on the server's event loop and in show
-        self._lock = threading.Lock()  # guards _frames and the three above
+        self._splats: list[viser.GaussianSplatHandle] = []  # one a side, shared by all clients
+        self._frames: dict[int, list[viser.FrameHandle]] = {}  # of each client, one a side
+        self._distances: dict[int, float] = {}  # that each client's view was fitted to
         self._closing = threading.Event()
         self._follower: threading.Thread | None = None
 
@@ -81,13 +86,13 @@ class Viewer:
         self.server.scene.set_up_direction("+z")
         first = self.server.initial_camera
         first.fov = math.radians(FOV_DEG)
-        first.position, first.look_at = first_position(2, 1.6), (0.0, 0.0, 0.0)
+        first.position, first.look_at = first_position(2, FIRST_ASPECT), (0.0, 0.0, 0.0)
         self.server.on_client_connect(self._welcome)
         self.server.on_client_disconnect(self._forget)
         self.show(Stage())
 
     def follow(self, latest: Callable[[], Stage]) -> None:
-        """Show the newest stage from now on, at most every FASTEST_S seconds, on a thread of this viewer."""
+        """Show the newest stage from now on, at most every FASTEST_S seconds."""
 
         def work() -> None:
             while not self._closing.wait(FASTEST_S):
@@ -100,19 +105,18 @@ class Viewer:
         self._follower.start()
 
     def show(self, stage: Stage) -> None:
-        """Put a stage on view, in place where the number of sides is the same."""
+        """Put a stage on view, in place where the number of sides stays."""
+        before = self._stage
+        if before is not None and (before.key, before.sides) == (stage.key, stage.sides):
+            return
+        scenes = [pack(scene) for scene in stage.scenes] or [ready_ball()] * stage.sides
         with self._lock:
-            before, self._stage = self._stage, stage
-            if before is not None and (before.key, before.labels) == (stage.key, stage.labels):
-                return
-            if before is None or len(before.labels) != len(stage.labels):
-                self._rebuild(len(stage.labels))
-            for handle, text in zip(self._labels, stage.labels, strict=True):
-                handle.text = text
-            scenes = [pack(scene) for scene in stage.scenes] or [ready_ball()] * len(stage.labels)
+            if len(self._splats) != stage.sides:
+                self._set_sides(stage.sides)
             with self.server.atomic():
                 for handle, scene in zip(self._splats, scenes, strict=True):
                     handle.set_gaussians(*scene)
+            self._stage = stage
         self.server.flush()
 
     def close(self) -> None:
@@ -120,62 +124,78 @@ class Viewer:
         self._closing.set()
         if self._follower is not None:
             self._follower.join(5.0)
-        self.server.stop()
+        with contextlib.redirect_stdout(io.StringIO()):
+            self.server.stop()
 
-    def _rebuild(self, count: int) -> None:
-        for handle in [*self._splats, *self._labels]:
+    def _set_sides(self, count: int) -> None:
+        """Make or remove splats, and every client's frames, until there is one a side. Under the lock."""
+        for handle in self._splats:
             handle.remove()
-        empty = ready_ball()
-        scene = self.server.scene
-        self._splats = [scene.add_gaussian_splats(f"/side{k}/splats", *empty) for k in range(count)]
-        self._labels = [
-            scene.add_label(f"/side{k}/label", "", position=(0.0, 0.0, 1.08), anchor="bottom-center") for k in range(count)
-        ]
+        self._splats = [self.server.scene.add_gaussian_splats(f"/side{k}/splats", *ready_ball()) for k in range(count)]
         for client_id, client in self.server.get_clients().items():
-            self._frames[client_id] = self._make_frames(client, count)
-            self._arrange(client.camera, self._frames[client_id])
+            self._make_frames(client, count)
+            if client_id in self._frames:
+                self._arrange(client.camera)
 
-    def _make_frames(self, client: viser.ClientHandle, count: int) -> list[viser.FrameHandle]:
+    def _make_frames(self, client: viser.ClientHandle, count: int) -> None:
         for frame in self._frames.pop(client.client_id, []):
             frame.remove()
-        return [client.scene.add_frame(f"/side{k}", show_axes=False) for k in range(count)]
+        self._frames[client.client_id] = [client.scene.add_frame(f"/side{k}", show_axes=False) for k in range(count)]
 
     async def _welcome(self, client: viser.ClientHandle) -> None:
         camera = client.camera
         camera.min_orbit_distance, camera.max_orbit_distance = 1.5, 40.0
         with self._lock:
             count = len(self._splats)
-            frames = self._frames[client.client_id] = self._make_frames(client, count)
-        if camera.image_height > 0:
-            camera.position = first_position(count, camera.image_width / camera.image_height)
-            camera.look_at = np.zeros(3)
-        self._arrange(camera, frames)
+            self._make_frames(client, count)
+            aspect = _aspect(camera)  # the first message tells the shape of the view, but not yet where the camera will stand
+            self._distances[client.client_id] = first_distance(count, aspect)
+            camera.position, camera.look_at = first_position(count, aspect), np.zeros(3)
+            self._arrange(camera)
         camera.on_update(self._follow_camera)
 
     async def _follow_camera(self, camera: viser.CameraHandle) -> None:
-        frames = self._frames.get(camera.client.client_id)
-        if frames:
-            self._arrange(camera, frames)
+        with self._lock:
+            if camera.client.client_id in self._frames:
+                self._arrange(camera)
 
     async def _forget(self, client: viser.ClientHandle) -> None:
         with self._lock:
             self._frames.pop(client.client_id, None)
+            self._distances.pop(client.client_id, None)
 
-    def _arrange(self, camera: viser.CameraHandle, frames: list[viser.FrameHandle]) -> None:
+    def _arrange(self, camera: viser.CameraHandle) -> None:
+        """Put a client's frames in a row before its camera. Under the lock."""
+        client = camera.client
+        frames = self._frames[client.client_id]
+        needed = first_distance(len(frames), _aspect(camera))
+        fitted = self._distances.get(client.client_id, needed)
+        if abs(needed / fitted - 1) > 0.02:  # the view's shape or the number of sides changed: step back or closer
+            self._distances[client.client_id] = needed
+            target = np.array(camera.look_at)
+            camera.position, camera.look_at = target + (camera.position - target) * (needed / fitted), target
         right = tf.SO3(np.asarray(camera.wxyz)).as_matrix()[:, 0]
-        with camera.client.atomic():
+        with client.atomic():
             for frame, (position, wxyz) in zip(frames, places(camera.position, right, len(frames)), strict=True):
                 frame.position, frame.wxyz = position, wxyz
 
 
+def _aspect(camera: viser.CameraHandle) -> float:
+    width, height = camera.image_width, camera.image_height
+    return width / height if width > 0 and height > 0 else FIRST_ASPECT
+
+
+def first_distance(count: int, aspect: float) -> float:
+    """How far a camera of that aspect (width / height) stands so that ``count`` sides fit."""
+    half_width = (count - 1) * SPACING / 2 + HALF_SIDE
+    return max(HALF_HEIGHT, half_width / aspect) / math.tan(math.radians(FOV_DEG) / 2)
+
+
 def first_position(count: int, aspect: float) -> np.ndarray:
-    """Where a camera of that aspect (width / height) first stands so that ``count`` sides fit, looking at the origin. [3]"""
-    half_width = (count - 1) * SPACING / 2 + 1.05
-    distance = max(HALF_HEIGHT, half_width / aspect) / math.tan(math.radians(FOV_DEG) / 2)
+    """Where a camera first stands: a little to the object's left and above. [3]"""
     azimuth, elevation = math.radians(AZIMUTH_DEG), math.radians(ELEVATION_DEG)
-    return distance * np.array(
-        [math.cos(elevation) * math.cos(azimuth), math.cos(elevation) * math.sin(azimuth), math.sin(elevation)]
-    )
+    direction = [math.cos(elevation) * math.cos(azimuth), math.cos(elevation) * math.sin(azimuth), math.sin(elevation)]
+    return first_distance(count, aspect) * np.array(direction)
 
 
 def places(camera: np.ndarray, right: np.ndarray, count: int) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -1,0 +1,92 @@
+"""Serves the page: a command line that becomes settings, and one server on one port.
+
+python app.py [--host 127.0.0.1] [--port 7860] [--guidance auto|embedded|NAME] [--runs-dir runs]; --help tells the rest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve until interrupted. Returns 0, or 2 with a sentence on what the command line asked for and cannot be had."""
+    options = parser().parse_args(arguments)
+    listener = listen(options.host, options.port)
+    if isinstance(listener, str):
+        return refuse(listener)
+
+    from dreamerxl.errors import DreamerError  # what follows takes seconds to import; a port in use is told at once
+    from dreamerxl.guidance.models import pick_device, resolve
+    from dreamerxl.runs.manager import RunManager
+    from dreamerxl.web.panel import Offer, first_settings
+    from dreamerxl.web.serve import make_server, make_site
+
+    try:
+        device = pick_device(options.device)
+        choice = resolve(options.guidance, device)
+        offer = Offer(first_settings(choice.source), options.guidance, options.device, f"{choice.label} on {device.type.upper()}")
+    except DreamerError as error:
+        return refuse(str(error))
+    host, port = listener.getsockname()[:2]
+    site = make_site(RunManager(options.runs_dir, warm=offer.settle(offer.first)), offer, options.root_path)
+    server = make_server(site.app)
+    print(f"Model: {choice.reason}")
+    print(f"Open http://{f'[{host}]' if ':' in host else host}:{port}{options.root_path}/ in a browser; Ctrl-C ends.", flush=True)
+
+    ends = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda *_: None) for number in ends]  # the server raises them again when it has ended
+    server.run(sockets=[listener])
+    for number, handler in zip(ends, before, strict=True):
+        signal.signal(number, handler)
+    print("Ending; the scenes of a run in progress are kept.", flush=True)
+    site.close()
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser("app.py", description="Words become 3D Gaussians: serves the page.")
+    made.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 is every one (default: %(default)s)")
+    made.add_argument("--port", type=int, default=7860, help="port of page, view and files (default: %(default)s)")
+    made.add_argument(
+        "--guidance",
+        default="auto",
+        metavar="NAME",
+        help="auto, embedded, or a diffusers folder, hub id or .safetensors file (default: %(default)s: SDXL where there is a "
+        "CUDA card and its weights are, else the embedded model)",
+    )
+    made.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="where to run (default: %(default)s)")
+    made.add_argument("--runs-dir", type=Path, default=Path("runs"), help="where runs leave their folders (default: %(default)s)")
+    made.add_argument("--root-path", default="", help="path under which a proxy shows the page, for example /dreamerxl")
+    return made
+
+
+def listen(host: str, port: int) -> socket.socket | str:
+    """A listening socket, or a sentence on why there is none."""
+    if not 0 <= port <= 65535:
+        return f"The port is {port}; 0 to 65535 is accepted (0 takes a free one)."
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(128)  # others find the port taken from here on, not only when the page is up
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        return f"Port {port} on {host} cannot be used: {reason}. Name another with --port."
+    return listener
+
+
+def refuse(sentence: str) -> int:
+    """Tell why nothing was started."""
+    print(sentence, file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

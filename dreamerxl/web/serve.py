@@ -1,0 +1,84 @@
+"""Puts the parts together: runs, view, page and gateway become one ASGI application on one port."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from dataclasses import dataclass
+
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported
+
+import gradio as gr
+import uvicorn
+from fastapi import FastAPI
+
+from dreamerxl.runs.manager import RunManager
+from dreamerxl.web.desk import Desk
+from dreamerxl.web.gateway import make_gateway
+from dreamerxl.web.panel import Offer, make_panel
+from dreamerxl.web.theme import HEAD, ICON, STYLE_SHEET, make_theme
+from dreamerxl.web.viewer import STYLE, Viewer, stage_of
+
+
+@dataclass(frozen=True)
+class Site:
+    """Everything that runs behind the port; ``close`` ends it."""
+
+    app: FastAPI
+    manager: RunManager
+    desk: Desk
+    viewer: Viewer
+
+    def close(self) -> None:
+        """Stop the runs, keeping their scenes, and the view."""
+        self.manager.close()
+        self.desk.close()
+        self.viewer.close()
+
+
+def make_site(manager: RunManager, offer: Offer, root_path: str = "") -> Site:
+    """The whole site around a manager of runs."""
+    desk = Desk(manager)
+    viewer = Viewer()
+    viewer.follow(lambda: stage_of(desk.on_show()))
+    started = secrets.token_hex(4)
+    app = make_gateway(
+        viewer.address,
+        desk.folder,
+        lambda: {"started": started, **desk.health()},
+        viewer_style=STYLE,
+        root_path=root_path,
+    )
+    page = make_panel(desk, offer)
+    app = gr.mount_gradio_app(
+        app,
+        page,
+        path="/",
+        root_path=root_path or None,
+        ssr_mode=False,
+        footer_links=[],
+        favicon_path=str(ICON),
+        show_error=True,
+        theme=make_theme(),
+        css_paths=STYLE_SHEET,
+        head=HEAD,
+    )
+    return Site(app, manager, desk, viewer)
+
+
+def make_server(app: FastAPI) -> uvicorn.Server:
+    """A server for the site; give its ``run`` a listening socket.
+
+    The view's messages are packed already, and a browser that draws in software may answer a ping late.
+    """
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        ws_max_size=256 * 2**20,
+        ws_per_message_deflate=False,
+        ws_ping_interval=30.0,
+        ws_ping_timeout=120.0,
+        timeout_graceful_shutdown=2,
+        proxy_headers=True,
+    )
+    return uvicorn.Server(config)

@@ -1,0 +1,69 @@
+"""How the page looks: a Gradio theme with the system's own fonts, a style sheet and the few lines of script in its head."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gradio.themes import Base, colors, sizes
+
+STYLE_SHEET = Path(__file__).with_name("style.css")
+ICON = Path(__file__).with_name("icon.svg")
+
+SANS = ("ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif")
+MONO = ("ui-monospace", "SF Mono", "Cascadia Mono", "Consolas", "DejaVu Sans Mono", "monospace")
+
+# Keeps the run's id in the address, and brings the page or the view back when the server has been away: a view that is
+# not in focus does not reconnect by itself.
+HEAD = """
+<meta name="color-scheme" content="light dark">
+<script>
+(() => {
+  let started = null, lost = false;
+  setInterval(() => {
+    const run = document.querySelector('#status [data-run]')?.dataset.run;
+    const address = new URL(location.href);
+    if (run && address.searchParams.get('run') !== run) {
+      address.searchParams.set('run', run);
+      history.replaceState(history.state, '', address);
+    }
+  }, 1000);
+  setInterval(async () => {
+    try {
+      const health = await (await fetch('health', {cache: 'no-store'})).json();
+      if (started !== null && health.started !== started) location.reload();
+      else if (lost) document.getElementById('view')?.contentWindow.location.reload();
+      started = health.started;
+      lost = false;
+    } catch (error) {
+      lost = true;
+    }
+    document.documentElement.classList.toggle('away', lost);
+  }, 4000);
+})();
+</script>
+"""
+
+
+def make_theme() -> Base:
+    """Flat surfaces, hairlines, one accent (teal)."""
+    return Base(
+        primary_hue=colors.teal,
+        neutral_hue=colors.zinc,
+        radius_size=sizes.radius_md,
+        spacing_size=sizes.spacing_sm,
+        text_size=sizes.text_sm,
+        font=SANS,
+        font_mono=MONO,
+    ).set(
+        body_background_fill_dark="#0c0e11",
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_hover="*primary_800",
+        button_primary_background_fill_dark="*primary_700",
+        button_primary_background_fill_hover_dark="*primary_600",
+        button_primary_text_color="white",
+        slider_color="*primary_600",
+        checkbox_background_color_selected="*primary_600",
+        checkbox_border_color_selected="*primary_600",
+        input_background_fill="*neutral_100",
+        input_background_fill_dark="#22252b",
+    )
