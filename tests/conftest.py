@@ -8,6 +8,9 @@ import pytest
 import tiny_models
 import torch
 
+from dreamerxl.guidance.adapter import Guidance
+from dreamerxl.guidance.models import load_guidance
+
 torch.set_num_threads(1)  # at these sizes a second thread costs more than it gives, far more on a busy machine
 
 
@@ -20,3 +23,9 @@ def model_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "sd-v": tiny_models.make_stable_diffusion(root / "sd-v", "v_prediction", word_level=False),
         "sdxl": tiny_models.make_stable_diffusion_xl(root / "sdxl"),
     }
+
+
+@pytest.fixture(scope="session")
+def guidance(model_folders: dict[str, Path]) -> Guidance:
+    """The tiny Stable Diffusion model on the CPU."""
+    return load_guidance(str(model_folders["sd"]), "cpu")

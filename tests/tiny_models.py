@@ -1,16 +1,25 @@
-"""Tiny random diffusion models in diffusers' own folder format: one of each kind that the guidance loads."""
+"""Tiny random diffusion models in diffusers' own folder format, and runs that are small enough for them."""
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
+from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, PreTrainedTokenizerFast
+
+from dreamerxl.config import Settings, Variant
+from dreamerxl.training.trainer import Trainer
 
 WORDS = ("a", "red", "green", "blue", "duck", "chair", "bear", "photo", "of", "front", "side", "back", "view", "depth", "map")
 LENGTH = 12
-RESOLUTION = 32
+RESOLUTION = 32  # of the models
+RENDERED = 40  # of the runs
+
+ISM, TSM, SDS = Variant(method="ism"), Variant(method="tsm"), Variant(method="sds")
 
 
 def make_stable_diffusion(folder: Path, prediction_type: str = "epsilon", word_level: bool = True) -> Path:
@@ -81,6 +90,32 @@ def clip_tokenizer() -> CLIPTokenizer:
     letters = [chr(code) for code in range(ord("a"), ord("z") + 1)] + list(",.0123456789")
     pieces = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
     return CLIPTokenizer(vocab={piece: index for index, piece in enumerate(pieces)}, merges=[], model_max_length=77)
+
+
+def settings(variants: tuple[Variant, ...] = (ISM, TSM), **changes: Any) -> Settings:
+    """A pair of 60 Gaussians in 40 px images, two views; dotted names as keyword arguments with __ for the dot."""
+    small = {
+        "prompt": "a red duck",
+        "iterations": 40,
+        "variants": [dataclasses.asdict(variant) for variant in variants],
+        "views.batch": 2,
+        "views.resolution": RENDERED,
+        "views.fovy_min_deg": 20,
+        "initialization.count": 60,
+        "initialization.scale": 0.08,
+        "initialization.opacity": 0.4,
+        "densification.enabled": False,
+        "losses.depth_ratio": 0,
+    }
+    return Settings().override({**small, **{name.replace("__", "."): value for name, value in changes.items()}})
+
+
+def values(trainer: Trainer) -> list[dict[str, Tensor]]:
+    return [{name: param.detach().clone() for name, param in side.params.items()} for side in trainer.sides]
+
+
+def equal(a: list[dict[str, Tensor]], b: list[dict[str, Tensor]]) -> bool:
+    return len(a) == len(b) and all(torch.equal(x[name], y[name]) for x, y in zip(a, b, strict=True) for name in x)
 
 
 def _text_config(tokenizer: CLIPTokenizer | PreTrainedTokenizerFast, **more: int) -> CLIPTextConfig:
