@@ -21,7 +21,7 @@ COLUMNS = (
 
 def write_ply(path: str | Path, splats: FrozenSplats) -> None:
     """Writes binary little-endian float32 rows. Atomic: a reader sees the old file or the whole new one."""
-    limit = 1e-6  # the logit of exactly 0 or 1 is infinite
+    limit = 1e-6  # the logit of exactly 0 or 1 is infinite, as is the log of a scale of 0
     opacities = np.clip(splats.opacities.astype(np.float64), limit, 1 - limit)
     rows = np.concatenate(
         [
@@ -29,7 +29,7 @@ def write_ply(path: str | Path, splats: FrozenSplats) -> None:
             np.zeros_like(splats.means),
             (splats.rgbs - 0.5) / C0,
             np.log(opacities / (1 - opacities))[:, None],
-            np.log(splats.scales),
+            np.log(np.maximum(splats.scales, 1e-8)),
             splats.quats,
         ],
         axis=-1,
