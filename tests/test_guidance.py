@@ -15,7 +15,7 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLP
 from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 
 from dreamerxl.diffusion.ddim import ddim_step
-from dreamerxl.errors import DeviceError, WeightsError
+from dreamerxl.errors import DeviceError, SettingsError, WeightsError
 from dreamerxl.guidance import models
 from dreamerxl.guidance.adapter import Guidance
 from dreamerxl.guidance.conditioning import join
@@ -115,6 +115,16 @@ def test_words_that_the_model_lacks_are_left_out(loaded: dict[str, Guidance]) ->
     assert guidance.unknown_words("a red zebra") == ["zebra"] and "duck" in guidance.known_words()
     assert "'zebra'" in guidance.check_prompt("a red zebra")[0]
     assert loaded["sdxl"].unknown_words("a red zebra") == [] and loaded["sdxl"].known_words() == []
+
+
+@pytest.mark.skipif(not (models.EMBEDDED / "model_index.json").is_file(), reason="the embedded model is not trained yet")
+def test_the_embedded_model_loads_offline_and_names_what_it_can_make(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    guidance = load_guidance("embedded", "cpu", download=False)
+    assert (guidance.resolution, guidance.latent_channels, guidance.latent_size) == (128, 16, 16)
+    assert guidance.check_prompt("a DSLR photo of a yellow duck") == []
+    with pytest.raises(SettingsError, match=r"'a DSLR photo of a dragon' names nothing.*mushroom.*purple"):
+        guidance.check_prompt("a DSLR photo of a dragon")
 
 
 def test_auto_says_what_it_took_and_why(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -134,3 +134,13 @@ def test_prompts_that_lose_something_get_a_notice() -> None:
     assert "'zebra'" in notice and "'a red duck'" in notice and "chair" in notice
     (notice,) = words.check_prompt(tokenizer, "red " * 30 + "duck")
     assert "32 tokens" in notice and "reads 12" in notice
+
+
+def test_a_model_of_few_things_asks_for_one_of_them() -> None:
+    tokenizer, subjects, colors = word_tokenizer(), ("duck", "chair"), ("red", "green")
+    assert words.check_prompt(tokenizer, "a photo of a red chair", subjects, colors) == []
+    for prompt in ("a photo of a zebra", "a red photo", "a duckchair"):
+        with pytest.raises(SettingsError, match=r"(names nothing|knows no word).*It knows duck, chair; red, green\."):
+            words.check_prompt(tokenizer, prompt, subjects, colors)
+    (notice,) = words.check_prompt(tokenizer, "a redd duck in a hat", subjects, colors)
+    assert "'redd'" in notice and "did you mean red?" in notice and "It knows duck, chair; red, green." in notice

@@ -307,6 +307,24 @@ def test_other_models_train_through_the_same_path(kind: str, model_folders: dict
     assert not equal(before, values(trainer)) and report.sides[0].x0_hat.shape == (1, 4, 16, 16)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA card")
+@pytest.mark.parametrize("kind", ["sd", "sd-v", "sdxl"])
+def test_a_card_trains_what_the_processor_trains(kind: str, model_folders: dict[str, Path]) -> None:
+    config = settings(losses__depth_ratio=0.5, densification__enabled=True, densification__start=0, densification__every=2)
+    card = Trainer(config, load_guidance(str(model_folders[kind]), "cuda"))
+    processor = Trainer(config, load_guidance(str(model_folders[kind]), "cpu"))
+    ours, theirs = card.step().sides[1], processor.step().sides[1]
+    assert (ours.t, ours.s, ours.mu) == (theirs.t, theirs.s, theirs.mu)
+    assert torch.allclose(ours.render.cpu(), theirs.render, atol=1e-4)
+    for _ in range(5):
+        card.step()
+    state = card.state_dict()
+    card.load_state_dict(state)
+    card.step()
+    assert all(encoder.device.type == "cpu" for encoder in card.guidance.text_encoders)
+
+
 @pytest.mark.parametrize("count", [1, 4])
 def test_one_to_four_sides(count: int, guidance: Guidance) -> None:
     variants = (ISM, TSM, SDS, Variant(method="csd"))[:count]

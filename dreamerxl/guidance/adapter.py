@@ -35,6 +35,8 @@ class Guidance:
     schedule: Schedule
     device: torch.device
     dtype: torch.dtype
+    subjects: tuple[str, ...] = ()  # what a model of few words can make; empty: anything
+    qualities: tuple[str, ...] = ()  # and what can be said about it
 
     def __post_init__(self) -> None:
         for part in (self.unet, self.vae, *self.text_encoders):
@@ -125,4 +127,4 @@ class Guidance:
 
     def check_prompt(self, prompt: str) -> list[str]:
         """Sentences about the prompt for the visitor. Raises SettingsError for a prompt that cannot be used."""
-        return words.check_prompt(self.tokenizers[0], prompt)
+        return words.check_prompt(self.tokenizers[0], prompt, self.subjects, self.qualities)

@@ -32,7 +32,8 @@ class Conditioning:
 
     def mix(self, weights: Tensor) -> Conditioning:
         """Weighted sums of the rows. weights [B, N] -> B rows."""
-        return self._each(lambda part: torch.einsum("bn,n...->b...", weights.to(part), part))
+        # in float32: bf16 weights need not sum to 1, and a size of 1024 would become 1028
+        return self._each(lambda part: torch.einsum("bn,n...->b...", weights.to(part.device), part.float()).to(part.dtype))
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Conditioning:
         pooled = None if self.pooled is None else change(self.pooled)

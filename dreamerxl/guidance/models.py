@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -109,13 +109,22 @@ def load_guidance(name: str, device: torch.device | str = "auto", *, download: b
             return _load_file(choice, device, dtype)
         folder = Path(choice.source) if choice.kind == "folder" else _fetch(choice.source, download)
         with _without_progress_bars():
-            return _load_folder(folder, choice.label, device, dtype)
+            guidance = _load_folder(folder, choice.label, device, dtype)
+        return _with_language(guidance) if folder == EMBEDDED else guidance
     except DreamerError:
         raise
     except torch.cuda.OutOfMemoryError:
         raise WeightsError(f"The model {choice.label} does not fit into the memory of the CUDA card.") from None
     except Exception as error:  # the loaders of three libraries raise anything on malformed files
         raise WeightsError(f"The model {choice.label} cannot be loaded: {_first_line(error)}") from error
+
+
+def _with_language(guidance: Guidance) -> Guidance:
+    """The embedded model knows its objects and colours by name, for advice on prompts."""
+    from dreamerxl.miniature.language import COLORS, NOUNS
+
+    subjects = tuple(name for names in NOUNS.values() for name in names)
+    return replace(guidance, subjects=subjects, qualities=tuple(COLORS))
 
 
 def _load_folder(folder: Path, label: str, device: torch.device, dtype: torch.dtype) -> Guidance:

@@ -7,6 +7,7 @@ list, and everything else would become one meaningless token.
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from typing import Any
 
 from dreamerxl.errors import SettingsError
@@ -57,26 +58,27 @@ def readable(tokenizer: Any, prompt: str) -> str:
     return " ".join(word for word in split_words(tokenizer, prompt) if word in vocabulary)
 
 
-def check_prompt(tokenizer: Any, prompt: str) -> list[str]:
-    """Sentences for the visitor about a prompt that can be used. Raises SettingsError where it cannot."""
+def check_prompt(tokenizer: Any, prompt: str, subjects: Sequence[str] = (), qualities: Sequence[str] = ()) -> list[str]:
+    """Sentences for the visitor about a prompt that can be used. Raises SettingsError where it cannot.
+
+    subjects: what a model of few words can make, of which a prompt must name one; qualities: what it can say of them.
+    """
     if not prompt.strip():
         raise SettingsError("The prompt is empty; say in words what to make, for example 'a red chair'.")
     notices = []
-    unknown, vocabulary = unknown_words(tokenizer, prompt), known_words(tokenizer)
+    vocabulary, unknown, known = known_words(tokenizer), unknown_words(tokenizer, prompt), readable(tokenizer, prompt)
     if vocabulary:
-        words = [word for word in vocabulary if word not in FILLER]
-        known = readable(tokenizer, prompt)
+        words = [*subjects, *qualities] or [word for word in vocabulary if word not in FILLER]
+        knows = f"It knows {_listed(subjects)}; {_listed(qualities)}." if subjects else f"It knows {_listed(words)}."
+        advice = _nearest(unknown, words)
         if not set(known.split()) - FILLER:
-            raise SettingsError(
-                f"The model knows no word of the prompt {_quoted(prompt)}{_nearest(unknown, words)}. It knows: {_listed(words)}."
-            )
+            raise SettingsError(f"The model knows no word of the prompt {_quoted(prompt)}{advice}. {knows}")
+        if subjects and not any(f" {subject} " in f" {known} " for subject in subjects):
+            raise SettingsError(f"The prompt {_quoted(prompt)} names nothing that the model can make{advice}. {knows}")
         if unknown:
-            notices.append(
-                f"The model does not know {_listed(unknown, quotes=True)}{_nearest(unknown, words)}; "
-                f"it makes '{known}'. It knows: {_listed(words)}."
-            )
+            notices.append(f"The model does not know {_listed(unknown, quotes=True)}{advice}; it makes {_quoted(known)}. {knows}")
     limit = tokenizer.model_max_length
-    count = len(tokenizer(readable(tokenizer, prompt), verbose=False).input_ids)
+    count = len(tokenizer(known, verbose=False).input_ids)
     if count > limit:
         notices.append(f"The prompt has {count} tokens and the model reads {limit}; the words at the end are not read.")
     return notices
@@ -87,7 +89,7 @@ def _nearest(unknown: list[str], words: list[str]) -> str:
     return f" (did you mean {_listed(list(dict.fromkeys(found)))}?)" if found else ""
 
 
-def _listed(words: list[str], quotes: bool = False) -> str:
+def _listed(words: Sequence[str], quotes: bool = False) -> str:
     shown = [_quoted(word) if quotes else word for word in words[:SHOWN]]
     more = len(words) - len(shown)
     return ", ".join(shown) + (f" and {more} more" if more > 0 else "")
