@@ -112,7 +112,9 @@ def run(options: argparse.Namespace, make_trainer: Any) -> int:
         job = manager.submit(settings, folder=options.out)
         interrupted = follow(manager, job)
         view = job.view
-        print(f"{view.status}: {view.reason or f'{view.iteration} iterations'}", file=sys.stderr)
+        training = sum(view.timings.get(name, 0.0) for name in ("iterations", "snapshots"))
+        summary = view.reason or f"{view.iteration} iterations in {training:.0f} s."
+        print(f"{view.status}: {summary}", file=sys.stderr)
         made = sorted(job.folder.scenes.glob("*.ply"))
         if view.status == "done":
             from dreamerxl.runs.capture import capture_run

@@ -15,7 +15,7 @@ from dreamerxl.config import Settings, Variant
 from dreamerxl.errors import RunFolderError
 from dreamerxl.gaussians.scene import freeze, make_params
 from dreamerxl.runs import capture
-from dreamerxl.runs.capture import Caption, Side, capture_run, contact_sheet, extent, side_detail, turntable
+from dreamerxl.runs.capture import Caption, Side, capture_run, contact_sheet, extent, run_sides, side_detail, turntable
 from dreamerxl.runs.manager import RunManager
 
 CAPTION = Caption("a ball with a red arm", "400 iterations · seed 0", {"seed": 0, "prompt": "é面"})
@@ -112,12 +112,19 @@ def test_a_run_is_captured_with_what_repeats_it(tmp_path, monkeypatch):
     assert "torch" in about["versions"]
 
 
-def test_a_run_without_a_snapshot_cannot_be_captured(tmp_path):
+def test_a_run_whose_snapshot_was_let_go_is_captured_from_its_files(tmp_path):
     manager = RunManager(tmp_path / "runs", fake_make_trainer())
+    run = manager.submit(Settings(prompt="a bagel", iterations=2))
+    assert run.wait(20)
     manager.close(20)
-    run_view = pytest.importorskip("dreamerxl.runs.run").new_run(Settings(prompt="x"), tmp_path).view
-    with pytest.raises(RunFolderError, match="no snapshot"):
-        capture_run(run_view)
+    small = {"views": 2, "tile": 48}
+    kept = contact_sheet(run_sides(run.view), tmp_path / "kept.png", CAPTION, **small)
+    run.forget_snapshot()
+    again = contact_sheet(run_sides(run.view), tmp_path / "again.png", CAPTION, **small)
+    assert np.abs(np.asarray(Image.open(kept)).astype(int) - np.asarray(Image.open(again))).max() <= 1
+    (run.folder.scenes / "1-tsm.ply").unlink()
+    with pytest.raises(RunFolderError, match="There is no scene"):
+        capture_run(run.view)
 
 
 def test_details_name_what_a_method_uses():

@@ -29,6 +29,14 @@ def until(condition, seconds=20.0):
         time.sleep(0.002)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def frozen():
+    """The worker collects garbage after each run, which takes long among the modules of a whole test session."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @pytest.fixture
 def start(tmp_path):
     """Makes managers with a fake trainer, and closes them."""

@@ -44,6 +44,7 @@ def test_the_record_is_enough_to_repeat_the_run(done):
     assert record["versions"]["python"] == sys.version.split()[0]
     assert {"torch", "diffusers", "transformers", "gsplat", "numpy"} <= set(record["versions"])
     assert record["machine"]["threads"] >= 1
+    assert set(record["timings_s"]) == {"loading", "iterations", "snapshots", "paused"}
     assert [event["kind"] for event in record["events"]] == ["queued", "loading", "started", "done"]
     assert "cookie" not in text
 

@@ -22,10 +22,11 @@ from PIL.PngImagePlugin import PngInfo
 from dreamerxl.cameras import Cameras, orbit_cameras
 from dreamerxl.config import Variant
 from dreamerxl.errors import RunFolderError
+from dreamerxl.gaussians.ply import read_ply
 from dreamerxl.gaussians.rasterize import rasterize
 from dreamerxl.gaussians.scene import FrozenSplats, thaw
 from dreamerxl.hardware import versions
-from dreamerxl.runs.folder import RunFolder, replacing
+from dreamerxl.runs.folder import RunFolder, replacing, scene_paths
 from dreamerxl.runs.run import RunView
 
 DISTANCE = 4.0
@@ -68,11 +69,24 @@ def capture_run(view: RunView, sides: Sequence[Side] | None = None, *, video: bo
 
 
 def run_sides(view: RunView) -> list[Side]:
-    """The sides of a run's latest snapshot."""
-    if view.snapshot is None:
-        raise RunFolderError(f"The run {view.id} has no snapshot to capture.")
-    pairs = zip(view.snapshot.sides, view.settings.variants, strict=True)
-    return [Side(side.label, side_detail(variant), side.splats) for side, variant in pairs]
+    """The sides of a run's latest snapshot, or of its scenes on disk where the snapshot has been let go."""
+    variants = view.settings.variants
+    if view.snapshot is not None:
+        scenes = [side.splats for side in view.snapshot.sides]
+    else:
+        scenes = [_read_scene(path) for path in scene_paths(view.folder, variants)]
+    return [
+        Side(label, side_detail(variant), splats) for label, variant, splats in zip(view.labels, variants, scenes, strict=True)
+    ]
+
+
+def _read_scene(path: Path) -> FrozenSplats:
+    if not path.is_file():
+        raise RunFolderError(f"There is no scene {path} to capture; the run ended before it had one.")
+    scene = read_ply(path)
+    if not isinstance(scene, FrozenSplats):
+        raise RunFolderError(f"{path} holds points where Gaussians were written.")
+    return scene
 
 
 def side_detail(variant: Variant) -> str:

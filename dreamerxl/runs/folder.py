@@ -11,10 +11,11 @@ import json
 import os
 import secrets
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from dreamerxl.config import Variant
 from dreamerxl.errors import RunFolderError
 
 PARTS = ("checkpoints", "captures", "scenes")
@@ -70,6 +71,11 @@ class RunFolder:
         """Add an exception's whole traceback to log.txt; never raises, for it is called when something failed already."""
         with contextlib.suppress(OSError), open(self.path / "log.txt", "a", encoding="utf-8") as file:
             file.write("".join(traceback.format_exception(error)) + "\n")
+
+
+def scene_paths(folder: Path, variants: Sequence[Variant]) -> list[Path]:
+    """Where the scene of each side stands: scenes/0-ism.ply, scenes/1-tsm.ply, ..."""
+    return [folder / "scenes" / f"{index}-{variant.method}.ply" for index, variant in enumerate(variants)]
 
 
 @contextlib.contextmanager

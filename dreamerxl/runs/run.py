@@ -58,6 +58,7 @@ class RunView:
     iteration: int = 0  # iterations done
     its_per_s: float = 0.0
     eta_s: float = 0.0
+    timings: Mapping[str, float] = field(default_factory=dict)  # seconds of loading, iterations, snapshots, pauses
     queue_position: int = 0  # 1 is next, 0 is not waiting
     history: History = History()
     snapshot: Snapshot | None = None
@@ -161,6 +162,7 @@ class Run:
             "iteration": view.iteration,
             "iterations": view.iterations,
             "its_per_s": round(view.its_per_s, 4),
+            "timings_s": {name: round(seconds, 3) for name, seconds in view.timings.items()},
             "notices": list(view.notices),
             "events": [dataclasses.asdict(event) for event in view.events],
             "settings": self.submitted.to_dict(),
@@ -211,6 +213,7 @@ def read_run(path: Path, with_curves: bool = True) -> Run:
             device=record["device"],
             iteration=record["iteration"],
             its_per_s=record["its_per_s"],
+            timings=record["timings_s"],
         )
     except (KeyError, TypeError, ValueError) as error:
         raise RunFolderError(f"{path / 'run.json'} is not the record of a run ({type(error).__name__}: {error}).") from None

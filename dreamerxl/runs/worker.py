@@ -16,7 +16,7 @@ from dreamerxl.errors import DreamerError
 from dreamerxl.gaussians.export import write_ply
 from dreamerxl.gaussians.scene import FrozenSplats, freeze
 from dreamerxl.runs.curves import Curves
-from dreamerxl.runs.folder import explained
+from dreamerxl.runs.folder import explained, scene_paths
 from dreamerxl.runs.run import Run
 from dreamerxl.runs.snapshot import Snapshot, labels, metrics, take_sides
 from dreamerxl.training import checkpoint
@@ -95,10 +95,11 @@ def carry_out(run: Run, make_trainer: MakeTrainer, pace: Pace, others_wait: Call
     try:
         if not run.record("loading", "Loading the model.", expect={"queued"}, status="loading", queue_position=0):
             return
+        begun = time.monotonic()
         prepared = make_trainer(run.view.settings)
-        session = Session(run, prepared, pace, others_wait)
+        session = Session(run, prepared, pace, others_wait, loading=time.monotonic() - begun)
         session.train()
-    except Exception as error:
+    except BaseException as error:  # the thread must outlive whatever a library raises
         run.folder.log(error)
         if session is not None:
             session.rescue_scenes()
@@ -126,7 +127,7 @@ def sentence(error: BaseException) -> str:
 class Session:
     """A run in training, with the clocks and curves that only the worker thread sees."""
 
-    def __init__(self, run: Run, prepared: Prepared, pace: Pace, others_wait: Callable[[], bool]):
+    def __init__(self, run: Run, prepared: Prepared, pace: Pace, others_wait: Callable[[], bool], loading: float):
         self.run, self.prepared, self.pace, self.others_wait = run, prepared, pace, others_wait
         self.trainer = prepared.trainer
         self.settings = run.view.settings
@@ -134,6 +135,7 @@ class Session:
         self.curves = Curves()
         self.seconds_per_iteration: float | None = None
         self.snapshot_at, self.snapshot_cost = 0.0, 0.0
+        self.timings = {"loading": loading, "iterations": 0.0, "snapshots": 0.0, "paused": 0.0}
 
     def train(self) -> None:
         """Iterate until the settings' iterations are done or a Stop arrives; then write the scenes and end the run."""
@@ -161,16 +163,18 @@ class Session:
         self.save_scenes()
         self.save_checkpoint()
         text = reason or f"All {self.settings.iterations} iterations are done."
-        self.run.record(status, text, status=status, reason=reason, eta_s=0.0)
+        self.run.record(status, text, status=status, reason=reason, eta_s=0.0, timings=dict(self.timings))
 
     def iterate(self) -> None:
         """One step of the trainer, its metrics, and a snapshot and checkpoint where they are due."""
         begun = time.monotonic()
         self.report = self.trainer.step()
+        seconds = time.monotonic() - begun
+        self.timings["iterations"] += seconds
         done = self.trainer.iteration
         sides = metrics(self.report)
         self.curves.add(done, sides)
-        line = {"iteration": done, "seconds": round(time.monotonic() - begun, 4), "evaluations": self.report.evaluations}
+        line = {"iteration": done, "seconds": round(seconds, 4), "evaluations": self.report.evaluations}
         self.run.folder.append_metrics(line | {"depth": self.report.draw.depth, "sides": sides})
         every = self.settings.checkpoint_every
         if every and done % every == 0 and done < self.settings.iterations:
@@ -195,21 +199,25 @@ class Session:
     def obey(self) -> Stop | None:
         """Carry out the commands that have arrived; a Pause waits here for Resume or Stop."""
         paused_at: float | None = None
-        while paused_at is not None or not self.run.mailbox.empty():
+        stop = None
+        while stop is None and (paused_at is not None or not self.run.mailbox.empty()):
             command = self.run.next_command(timeout_s=0.5)
             if isinstance(command, Stop):
-                return command
-            if isinstance(command, Change):
+                stop = command
+            elif isinstance(command, Change):
                 self.change(command)
             elif isinstance(command, Pause) and paused_at is None:
                 paused_at = time.monotonic()
                 self.pause()
             elif isinstance(command, Resume) and paused_at is not None:
+                self.timings["paused"] += time.monotonic() - paused_at
                 paused_at = None
                 self.run.record("resumed", "Resumed.", status="running")
             elif paused_at is not None and self.others_wait() and time.monotonic() - paused_at > self.pace.pause_limit_seconds:
-                return Stop("Stopped, with its scenes kept: it was paused for long while others waited.")
-        return None
+                stop = Stop("Stopped, with its scenes kept: it was paused for long while others waited.")
+        if paused_at is not None:
+            self.timings["paused"] += time.monotonic() - paused_at
+        return stop
 
     def pause(self) -> None:
         """Show the newest state, keep it on disk, and say so."""
@@ -237,12 +245,13 @@ class Session:
         sides = take_sides(self.trainer.sides, self.report, names, self.prepared.decode)
         view = self.run.view
         snapshot = Snapshot(view.id, self.trainer.iteration, self.settings.iterations, view.its_per_s, view.eta_s, sides)
-        self.run.update(snapshot=snapshot, history=self.curves.history())
+        self.run.update(snapshot=snapshot, history=self.curves.history(), timings=dict(self.timings))
         self.snapshot_at = time.monotonic()
         self.snapshot_cost = self.snapshot_at - begun
+        self.timings["snapshots"] += self.snapshot_cost
 
     def save_scenes(self) -> None:
-        """scenes/0-ism.ply, scenes/1-tsm.ply, ..."""
+        """Write the scenes as they are now."""
         self.write_scenes([freeze(side.params) for side in self.trainer.sides])
 
     def save_checkpoint(self) -> None:
@@ -263,7 +272,7 @@ class Session:
             self.run.folder.log(error)
 
     def write_scenes(self, scenes: Sequence[FrozenSplats]) -> None:
-        folder = self.run.folder.scenes
-        with explained(folder):
-            for index, (splats, variant) in enumerate(zip(scenes, self.settings.variants, strict=True)):
-                write_ply(folder / f"{index}-{variant.method}.ply", splats)
+        paths = scene_paths(self.run.folder.path, self.settings.variants)
+        with explained(self.run.folder.scenes):
+            for path, splats in zip(paths, scenes, strict=True):
+                write_ply(path, splats)
