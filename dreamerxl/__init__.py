@@ -1,3 +1,9 @@
 """Text to 3D by trajectory score matching: the system of the Dreamer XL paper, live in a browser."""
 
+import os
+
+# Threads that spin while they wait slow everything down as soon as a browser or a second run shares the cores.
+# OpenMP reads this when it is loaded, that is with torch.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 __version__ = "0.1.0"
