@@ -14,13 +14,14 @@ Symbols
     v_x        gradient of the loss with respect to x
 
 Algorithm
-    project    every splat: m, L, z, and how far it reaches (where alpha falls to 1/255)
-    arrange    sort the visible ones by depth, copy them in that order into rows of 48 bytes, and give each 8x8 tile
-               the list of those whose ellipse touches it. The lists come from a counting sort that is stable, so
-               each is ordered front to back without being sorted itself
-    blend      per tile, front to back; keeps T and the last splat drawn for each pixel
-    unblend    per tile, back to front: T is recovered by division, and each (tile, splat) pair yields ten sums
-    gather     adds up the pairs of each Gaussian; ``unproject`` takes that to means, quats and scales
+    project     every splat: m, L, z, and how far it reaches (where alpha falls to 1/255)
+    tabulate    the visible ones in depth order, 48 bytes each, side by side
+    list_pairs  for every 8x8 tile the splats whose ellipse touches it. This is a counting sort, and a stable one, so
+                each list comes out front to back without being sorted itself
+    blend       per tile, front to back; keeps T_end and the last splat drawn for each pixel
+    unblend     per tile, back to front: T is recovered by division, and each (tile, splat) pair yields ten sums
+    gather      adds up the pairs of each Gaussian
+    unproject   takes that to means, quats and scales
 
 Why it is built like this
     L instead of Sigma^-1: u^2 + w^2 cannot be negative, and a thin ellipse does not cancel in float32. For the same
@@ -29,7 +30,8 @@ Why it is built like this
     and the same bits for any number of threads.
     A tile's pixels lie in ONE float32 array, field after field at constant distances, and the rows that a splat
     touches are one flat loop: the compiler proves that nothing overlaps and vectorises it, reductions included.
-    Kernels release the GIL; work is divided among ``torch.get_num_threads()`` threads, of which the caller is one.
+    Kernels release the GIL and take (share, shares, ...): any thread may do any share of the work. There are at most
+    ``torch.get_num_threads()`` threads, the caller among them, and a thread that comes late costs nothing.
 
 Compiled at the first call (``warm_up`` does it ahead) and cached on disk. float32 throughout; N = 0 is allowed.
 """
@@ -38,8 +40,10 @@ from __future__ import annotations
 
 import math
 import os
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -144,8 +148,8 @@ def ellipse_axes(step, turn, out):
 
 
 @kernel
-def project(worker, workers, means, quats, scales, opacities, viewmats, Ks, width, height, means2d, whiten, depths, radii, reach):
-    """Splats of this worker's share: means2d, whiten (p, q, r), depths, radii, reach (tilt, y); all 0 where hidden.
+def project(share, shares, means, quats, scales, opacities, viewmats, Ks, width, height, means2d, whiten, depths, radii, reach):
+    """Splats of this share: means2d, whiten (p, q, r), depths, radii, reach (tilt, y); all 0 where hidden.
 
     reach is for the tile lists: the ellipse alpha = 1/255 extends reach_y pixels up and down, and its rightmost point
     lies tilt pixels below its centre. radii are gsplat's: the half sides of its bounding box, rounded up.
@@ -153,7 +157,7 @@ def project(worker, workers, means, quats, scales, opacities, viewmats, Ks, widt
     count = means.shape[0]
     total = count * viewmats.shape[0]
     turn, step, axes = np.empty((3, 3), f4), np.empty((2, 3), f4), np.empty((2, 3), f4)
-    for i in range(total * worker // workers, total * (worker + 1) // workers):
+    for i in range(total * share // shares, total * (share + 1) // shares):
         c = i // count
         g = i - c * count
         view, K = viewmats[c], Ks[c]
@@ -199,14 +203,14 @@ def project(worker, workers, means, quats, scales, opacities, viewmats, Ks, widt
 
 @kernel
 def unproject(
-    worker, workers, means, quats, scales, viewmats, Ks, width, height, radii, whiten,
+    share, shares, means, quats, scales, viewmats, Ks, width, height, radii, whiten,
     v_means2d, v_whiten, v_depths, v_means, v_quats, v_scales,
 ):  # fmt: skip
     """Gradients of means, quats and scales from those of means2d, whiten and depths; every camera of a Gaussian at once."""
     count = means.shape[0]
     turn, step, axes = np.empty((3, 3), f4), np.empty((2, 3), f4), np.empty((2, 3), f4)
     v_turn, v_step = np.empty((3, 3), f4), np.empty((2, 3), f4)
-    for g in range(count * worker // workers, count * (worker + 1) // workers):
+    for g in range(count * share // shares, count * (share + 1) // shares):
         inverse_length = rotation(quats[g], turn)
         v_turn[:, :] = ZERO
         for j in range(3):
@@ -282,11 +286,11 @@ def unproject(
 
 
 @kernel
-def tabulate(worker, workers, order, means2d, whiten, depths, reach, opacities, colors, table, rank):
-    """Visible splats in depth order, side by side: table [M, 12], and rank [C N], the row of each splat (-1: hidden)."""
+def tabulate(share, shares, order, means2d, whiten, depths, reach, opacities, colors, table):
+    """Visible splats in depth order, side by side: table [M, 12] of order [M], their indices."""
     count = opacities.shape[0]
     total = order.shape[0]
-    for m in range(total * worker // workers, total * (worker + 1) // workers):
+    for m in range(total * share // shares, total * (share + 1) // shares):
         i = order[m]
         g = i % count
         table[m, MX], table[m, MY] = means2d[i, 0], means2d[i, 1]
@@ -295,21 +299,21 @@ def tabulate(worker, workers, order, means2d, whiten, depths, reach, opacities, 
         table[m, TILT], table[m, REACH_Y] = reach[i, 0], reach[i, 1]
         table[m, RED], table[m, GREEN], table[m, BLUE] = colors[g, 0], colors[g, 1], colors[g, 2]
         table[m, DEPTH] = depths[i]
-        rank[i] = m
 
 
 @kernel
-def list_pairs(worker, workers, fill, order, count, table, width, height, cells, first, pairs):
-    """One pass of a stable counting sort of (tile, splat) pairs by tile; a worker takes a contiguous range of depth ranks.
+def list_pairs(share, shares, fill, order, count, table, width, height, cells, first, pairs):
+    """One pass of a stable counting sort of (tile, splat) pairs by tile; a share is a range of depth ranks.
 
-    Without fill: cells[worker, tile] counts this worker's pairs of a tile, first[m + 1] those of splat m.
-    With fill: cells[worker, tile] is where the worker's next pair of that tile goes; pairs[there] = (rank of the splat,
-    slot), the slot being the row in which the pair leaves its gradients, contiguous for each splat.
+    Without fill: cells[share, tile] counts this share's pairs of a tile, first[i + 1] those of splat i.
+    With fill: cells[share, tile] is where the share's next pair of that tile goes; pairs[there] = (rank of the splat,
+    slot), the slot being the row in which the pair leaves its gradients: those of splat i begin at first[i].
     """
     across, down = (width + TILE - 1) // TILE, (height + TILE - 1) // TILE
     total = order.shape[0]
-    for m in range(total * worker // workers, total * (worker + 1) // workers):
-        base = order[m] // count * across * down
+    for m in range(total * share // shares, total * (share + 1) // shares):
+        i = order[m]
+        base = i // count * across * down
         mx, my, p, q, r = table[m, MX], table[m, MY], table[m, P], table[m, Q], table[m, R]
         reach_y, tilt = table[m, REACH_Y] + SLACK, table[m, TILT]
         inverse_p = ONE / p
@@ -317,7 +321,7 @@ def list_pairs(worker, workers, fill, order, count, table, width, height, cells,
         level *= level  # u^2 + w^2 on the ellipse alpha = 1/255
         top = int(max(np.ceil(my - reach_y - HALF), ZERO))
         bottom = int(min(np.floor(my + reach_y - HALF), f4(height - 1)))
-        slot = first[m] if fill else 0
+        slot = first[i] if fill else 0
         for row in range(top // TILE, bottom // TILE + 1):
             low = f4(max(top, row * TILE)) + HALF - my
             high = f4(min(bottom, row * TILE + TILE - 1)) + HALF - my
@@ -331,13 +335,13 @@ def list_pairs(worker, workers, fill, order, count, table, width, height, cells,
                 continue
             for column in range(int(left) // TILE, int(right) // TILE + 1):
                 tile = base + row * across + column
-                place = cells[worker, tile]
-                cells[worker, tile] = place + 1
+                place = cells[share, tile]
+                cells[share, tile] = place + 1
                 if fill:
                     pairs[place, 0], pairs[place, 1] = m, slot
                 slot += 1
         if not fill:
-            first[m + 1] = slot
+            first[i + 1] = slot
 
 
 # --- pixels ---------------------------------------------------------------------------------------------------------
@@ -357,8 +361,8 @@ def touched_rows(my, reach_y):
 
 
 @kernel
-def blend(worker, workers, tiles, starts, pairs, table, background, rgb, depth, alpha, transmittance, last):
-    """Draws this worker's tiles: rgb [C, H, W, 3], depth and alpha [C, H, W]; T and the last splat for ``unblend``.
+def blend(share, shares, tiles, starts, pairs, table, background, rgb, depth, alpha, transmittance, last):
+    """Draws this share's tiles: rgb [C, H, W, 3], depth and alpha [C, H, W]; T and the last splat for ``unblend``.
 
     A closed pixel (T would fall to 1e-4) and a pixel outside the picture carry -T in the T field: one sign instead
     of a mask.
@@ -366,7 +370,7 @@ def blend(worker, workers, tiles, starts, pairs, table, background, rgb, depth, 
     height, width = alpha.shape[1], alpha.shape[2]
     across, down = (width + TILE - 1) // TILE, (height + TILE - 1) // TILE
     field = np.empty(SCRATCH, f4)
-    for n in range(worker, tiles.shape[0], workers):
+    for n in range(share, tiles.shape[0], shares):
         tile = tiles[n]
         c = tile // (across * down)
         top = (tile - c * across * down) // across * TILE
@@ -424,10 +428,10 @@ def blend(worker, workers, tiles, starts, pairs, table, background, rgb, depth, 
 
 @kernel
 def unblend(
-    worker, workers, tiles, starts, pairs, table, background, depth, alpha, transmittance, last,
+    share, shares, tiles, starts, pairs, table, background, depth, alpha, transmittance, last,
     v_rgb, v_depth, v_alpha, sums,
 ):  # fmt: skip
-    """Ten sums over the pixels of every pair of this worker's tiles, back to front, into sums [slots, 10].
+    """Ten sums over the pixels of every pair of this share's tiles, back to front, into sums [slots, 10].
 
     A splat's gain is dLoss/dweight. With B = sum over the splats behind of weight gain, plus T_end dLoss/dT_end:
     dLoss/dalpha = T gain - B / (1 - alpha).
@@ -435,7 +439,7 @@ def unblend(
     height, width = last.shape[1], last.shape[2]
     across, down = (width + TILE - 1) // TILE, (height + TILE - 1) // TILE
     field = np.empty(SCRATCH, f4)
-    for n in range(worker, tiles.shape[0], workers):
+    for n in range(share, tiles.shape[0], shares):
         tile = tiles[n]
         c = tile // (across * down)
         top = (tile - c * across * down) // across * TILE
@@ -508,23 +512,22 @@ def unblend(
 
 
 @kernel
-def gather(worker, workers, rank, first, table, sums, v_means2d, v_whiten, v_depths, v_opacities, v_colors):
-    """Adds up the pairs of this worker's Gaussians: gradients per splat, and per Gaussian those of opacity and colour.
+def gather(share, shares, first, whiten, opacities, sums, v_means2d, v_whiten, v_depths, v_opacities, v_colors):
+    """Adds up the pairs of this share's Gaussians: gradients per splat, and per Gaussian those of opacity and colour.
 
     The exponent is -8 (u^2 + w^2), so v reaches u as -16 v u; u = p dx + q dy and w = r dy give the rest.
     """
     count = v_opacities.shape[0]
-    for g in range(count * worker // workers, count * (worker + 1) // workers):
+    for g in range(count * share // shares, count * (share + 1) // shares):
         v_opacity, v_red, v_green, v_blue = ZERO, ZERO, ZERO, ZERO
         for c in range(v_depths.shape[0] // count):
             i = c * count + g
-            m = rank[i]
-            if m < 0:
+            if first[i] == first[i + 1]:
                 v_means2d[i, 0], v_means2d[i, 1], v_depths[i] = ZERO, ZERO, ZERO
                 v_whiten[i, 0], v_whiten[i, 1], v_whiten[i, 2] = ZERO, ZERO, ZERO
                 continue
             v, v_u, v_w, v_uu, v_uw, v_ww, v_z = ZERO, ZERO, ZERO, ZERO, ZERO, ZERO, ZERO
-            for slot in range(first[m], first[m + 1]):
+            for slot in range(first[i], first[i + 1]):
                 v += sums[slot, SUM_V]
                 v_u += sums[slot, SUM_VU]
                 v_w += sums[slot, SUM_VW]
@@ -535,33 +538,42 @@ def gather(worker, workers, rank, first, table, sums, v_means2d, v_whiten, v_dep
                 v_green += sums[slot, SUM_GREEN]
                 v_blue += sums[slot, SUM_BLUE]
                 v_z += sums[slot, SUM_DEPTH]
-            p, q, r = table[m, P], table[m, Q], table[m, R]
+            p, q, r = whiten[i, 0], whiten[i, 1], whiten[i, 2]
             v_means2d[i, 0], v_means2d[i, 1] = f4(-16) * p * v_u, f4(-16) * (q * v_u + r * v_w)
             v_whiten[i, 0] = f4(-16) * (v_uu - q / r * v_uw) / p  # dx = (u - q dy) / p, dy = w / r
             v_whiten[i, 1], v_whiten[i, 2] = f4(-16) * v_uw / r, f4(-16) * v_ww / r
             v_depths[i] = v_z
-            v_opacity += v / table[m, OPACITY]
+            v_opacity += v / opacities[g]
         v_opacities[g] = v_opacity
         v_colors[g, 0], v_colors[g, 1], v_colors[g, 2] = v_red, v_green, v_blue
 
 
 # --- torch ----------------------------------------------------------------------------------------------------------
 
-GRAIN = 1024  # splats below which another thread costs more than it saves
+GRAIN = 1024  # splats or pairs that are worth handing to another thread
 
-_pool = ThreadPoolExecutor(max_workers=max(1, (os.cpu_count() or 1) - 1), thread_name_prefix="rasterize")
-
-
-def _run(function: Any, workers: int, *args: Any) -> None:
-    """``function(worker, workers, *args)`` for every worker. The caller takes part, so a busy pool only slows it."""
-    others = [_pool.submit(function, worker, workers, *args) for worker in range(1, workers)]
-    function(0, workers, *args)
-    for other in others:
-        other.result()
+_pool = ThreadPoolExecutor(max(1, (os.cpu_count() or 1) - 1), thread_name_prefix="rasterize")  # starts threads when used
 
 
-def _workers(work: int) -> int:
-    return max(1, min(torch.get_num_threads(), work // GRAIN))
+def _run(function: Any, shares: int, *args: Any) -> None:
+    """``function(share, shares, *args)`` for every share, whoever is free; returns when all are done."""
+    todo = deque(range(shares))
+
+    def work() -> None:
+        with suppress(IndexError):
+            while True:
+                function(todo.popleft(), shares, *args)
+
+    helpers = [_pool.submit(work) for _ in range(min(shares, torch.get_num_threads()) - 1)]
+    work()
+    for helper in helpers:
+        if not helper.cancel():  # the pool may be busy for others; then the work was done without it
+            helper.result()
+
+
+def _shares(work: int, per_thread: int = 4) -> int:
+    """How many shares: several per thread, so that none waits long for another."""
+    return max(1, min(per_thread * torch.get_num_threads(), work // GRAIN)) if torch.get_num_threads() > 1 else 1
 
 
 def _array(tensor: Tensor) -> np.ndarray:
@@ -576,7 +588,7 @@ class _Project(Function):
         means2d, whiten, depths = np.empty((total, 2), f4), np.empty((total, 3), f4), np.empty(total, f4)
         radii, reach = np.empty((total, 2), np.int32), np.empty((total, 2), f4)
         inputs = [_array(t) for t in (means, quats, scales, opacities, viewmats, Ks)]
-        _run(project, _workers(total), *inputs, width, height, means2d, whiten, depths, radii, reach)
+        _run(project, _shares(total), *inputs, width, height, means2d, whiten, depths, radii, reach)
         ctx.save_for_backward(means, quats, scales, viewmats, Ks)
         ctx.rest = width, height, radii, whiten
         outputs = [torch.from_numpy(a).view(cameras, count, *a.shape[1:]) for a in (means2d, whiten, depths, radii, reach)]
@@ -590,7 +602,7 @@ class _Project(Function):
         total = len(ctx.rest[2])
         outer = [_array(g).reshape(total, *g.shape[2:]) for g in grads[:3]]
         inner = [np.empty_like(a) for a in inputs[:3]]
-        _run(unproject, _workers(total), *inputs, *ctx.rest, *outer, *inner)
+        _run(unproject, _shares(total), *inputs, *ctx.rest, *outer, *inner)
         return *(torch.from_numpy(a) for a in inner), None, None, None, None, None
 
 
@@ -599,18 +611,18 @@ class _Blend(Function):
     def forward(ctx: Any, means2d, whiten, depths, opacities, colors, background, radii, reach, width, height):
         cameras, count = depths.shape
         splats = [_array(t).reshape(cameras * count, *t.shape[2:]) for t in (means2d, whiten, depths, reach)]
-        table, rank, order = _tabulate(splats, _array(radii), _array(opacities), _array(colors))
-        tiles, starts, pairs, first = _tile_lists(order, count, table, cameras, width, height)
+        order, table = _tabulate(splats, _array(radii), _array(opacities), _array(colors))
+        tiles, starts, pairs, first = _tile_lists(order, table, cameras, count, width, height)
         shape = (cameras, height, width)
         rgb, depth, alpha = (torch.from_numpy(np.empty(s, f4)) for s in ((*shape, 3), shape, shape))
         transmittance, last = np.empty(shape, f4), np.empty(shape, np.int32)
         picture = (_array(background), depth.numpy(), alpha.numpy(), transmittance, last)
-        ctx.workers = _workers(len(pairs))
-        _run(blend, ctx.workers, tiles, starts, pairs, table, picture[0], rgb.numpy(), *picture[1:])
-        ctx.save_for_backward(background, depth, alpha)
+        ctx.shares = _shares(len(pairs))
+        _run(blend, ctx.shares, tiles, starts, pairs, table, picture[0], rgb.numpy(), *picture[1:])
+        ctx.save_for_backward(background, depth, alpha, whiten, opacities)
         ctx.lists = tiles, starts, pairs, table
         ctx.pixels = transmittance, last
-        ctx.splats = rank, first, table
+        ctx.first = first
         ctx.shape = cameras, count
         return rgb, depth, alpha
 
@@ -620,44 +632,46 @@ class _Blend(Function):
         cameras, count = ctx.shape
         total = cameras * count
         sums = np.empty((len(ctx.lists[2]), 10), f4)
-        picture = [_array(t) for t in ctx.saved_tensors]
-        _run(unblend, ctx.workers, *ctx.lists, *picture, *ctx.pixels, *(_array(v) for v in grads), sums)
+        *picture, whiten, opacities = (_array(t) for t in ctx.saved_tensors)
+        _run(unblend, ctx.shares, *ctx.lists, *picture, *ctx.pixels, *(_array(v) for v in grads), sums)
         v_means2d, v_whiten, v_depths = np.empty((total, 2), f4), np.empty((total, 3), f4), np.empty(total, f4)
         v_opacities, v_colors = np.empty(count, f4), np.empty((count, 3), f4)
-        _run(gather, _workers(total), *ctx.splats, sums, v_means2d, v_whiten, v_depths, v_opacities, v_colors)
-        splats = [torch.from_numpy(a).view(cameras, count, *a.shape[1:]) for a in (v_means2d, v_whiten, v_depths)]
+        splats = ctx.first, whiten.reshape(total, 3), opacities
+        _run(gather, _shares(total), *splats, sums, v_means2d, v_whiten, v_depths, v_opacities, v_colors)
+        per_splat = [torch.from_numpy(a).view(cameras, count, *a.shape[1:]) for a in (v_means2d, v_whiten, v_depths)]
         v_background = None
         if ctx.needs_input_grad[5]:
             v_background = torch.einsum("chw,chwk->ck", torch.from_numpy(ctx.pixels[0]), grads[0])
-        return *splats, torch.from_numpy(v_opacities), torch.from_numpy(v_colors), v_background, None, None, None, None
+        per_gaussian = torch.from_numpy(v_opacities), torch.from_numpy(v_colors)
+        return *per_splat, *per_gaussian, v_background, None, None, None, None
 
 
 def _tabulate(splats: list[np.ndarray], radii: np.ndarray, opacities: np.ndarray, colors: np.ndarray):
-    """Depth order of the visible splats, camera after camera, their table and everyone's rank in it."""
+    """Indices [M] of the visible splats in depth order, camera after camera, and their table [M, 12]."""
     depths = splats[2]
     # A positive float's bits order as it does; with the index below them keys are unique, so the order is too.
     keys = depths.view(np.uint32).astype(np.uint64) << np.uint64(32) | np.arange(len(depths), dtype=np.uint64)
     visible = radii[..., 0] > 0
     sorted_keys = [np.sort(k[v]) for k, v in zip(keys.reshape(visible.shape), visible, strict=True)]
     order = (np.concatenate(sorted_keys) & np.uint64(0xFFFFFFFF)).astype(np.int64)
-    table, rank = np.empty((len(order), 12), f4), np.full(len(depths), -1, np.int32)
-    _run(tabulate, _workers(len(order)), order, *splats, opacities, colors, table, rank)
-    return table, rank, order
+    table = np.empty((len(order), 12), f4)
+    _run(tabulate, _shares(len(order)), order, *splats, opacities, colors, table)
+    return order, table
 
 
-def _tile_lists(order: np.ndarray, count: int, table: np.ndarray, cameras: int, width: int, height: int):
-    """Tiles heaviest first, starts [tiles + 1] of their lists in pairs [K, 2], first [M + 1] slot of each splat."""
+def _tile_lists(order: np.ndarray, table: np.ndarray, cameras: int, count: int, width: int, height: int):
+    """Tiles heaviest first, starts [tiles + 1] of their lists in pairs [K, 2], first [C N + 1] slot of each splat."""
     tile_count = cameras * -(-width // TILE) * -(-height // TILE)
-    workers = _workers(len(order))
-    cells, first = np.zeros((workers, tile_count), np.int64), np.zeros(len(order) + 1, np.int64)
+    shares = _shares(len(order), per_thread=1)
+    cells, first = np.zeros((shares, tile_count), np.int64), np.zeros(cameras * count + 1, np.int64)
     none = np.empty((0, 2), np.int32)
-    _run(list_pairs, workers, False, order, count, table, width, height, cells, first, none)
+    _run(list_pairs, shares, False, order, count, table, width, height, cells, first, none)
     np.cumsum(first, out=first)
-    ends = np.cumsum(cells.T).reshape(tile_count, workers).T  # tile by tile, and in a tile worker by worker
+    ends = np.cumsum(cells.T).reshape(tile_count, shares).T  # tile by tile, and in a tile share by share
     starts = np.concatenate([[0], ends[-1]])
     cells = np.ascontiguousarray(ends - cells)
     pairs = np.empty((starts[-1], 2), np.int32)
-    _run(list_pairs, workers, True, order, count, table, width, height, cells, first, pairs)
+    _run(list_pairs, shares, True, order, count, table, width, height, cells, first, pairs)
     return np.argsort(starts[:-1] - starts[1:], kind="stable"), starts, pairs, first
 
 
