@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import types
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -198,6 +199,25 @@ def test_several_python_threads_may_draw_at_once() -> None:
     for worker in workers:
         worker.join()
     assert all(torch.equal(a, b) for n in range(4) for a, b in zip(wanted[n], found[n], strict=True))
+
+
+@pytest.mark.parametrize("pool", ["busy", "closed"])
+def test_the_caller_can_do_without_helpers(pool: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = reference.random_scene(2000, 0)
+    viewmats, Ks = reference.orbit(2, 90, 70)
+    wanted = everything(scene, viewmats, Ks)
+    occupied, release = ThreadPoolExecutor(1), threading.Event()
+    occupied.submit(release.wait)
+    if pool == "closed":
+        release.set()
+        occupied.shutdown()
+    monkeypatch.setattr(rasterize_cpu, "_pool", occupied)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    try:
+        assert all(torch.equal(a, b) for a, b in zip(wanted, everything(scene, viewmats, Ks), strict=True))
+    finally:
+        release.set()
+        occupied.shutdown()
 
 
 def test_equal_depths_are_drawn_in_index_order() -> None:

@@ -560,11 +560,17 @@ def _run(function: Any, shares: int, *args: Any) -> None:
     todo = deque(range(shares))
 
     def work() -> None:
-        with suppress(IndexError):
-            while True:
-                function(todo.popleft(), shares, *args)
+        while todo:
+            try:
+                share = todo.popleft()
+            except IndexError:  # another thread has just taken the last one
+                return
+            function(share, shares, *args)
 
-    helpers = [_pool.submit(work) for _ in range(min(shares, torch.get_num_threads()) - 1)]
+    helpers = []
+    with suppress(RuntimeError):  # a closing interpreter takes no more tasks; the caller can do every share
+        for _ in range(min(shares, torch.get_num_threads()) - 1):
+            helpers.append(_pool.submit(work))
     work()
     for helper in helpers:
         if not helper.cancel():  # the pool may be busy for others; then the work was done without it
