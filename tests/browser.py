@@ -39,7 +39,7 @@ FLAGS = [
 
 
 class GrowingTrainer(FakeTrainer):
-    """Points in a ball that gather into a ring, red on the first side and blue on the second."""
+    """Points in a ball that gather into a ring, red on the first side and blue on the second, with a dark part that goes round."""
 
     GATHERED = 40  # iterations until the ring is whole
 
@@ -51,12 +51,12 @@ class GrowingTrainer(FakeTrainer):
         report = super().step()
         share = min(self.iteration / self.GATHERED, 1.0)
         for index, (side, shown) in enumerate(zip(self.sides, report.sides, strict=True)):
-            side.params = self._scene(share, index)
+            side.params = self._scene(share, index, self.iteration)
             shown.grad_norm *= 1 + 0.2 * math.sin(self.iteration / (3 + index))
             shown.render = torch.rand(1, 1, 1, 3, generator=torch.Generator().manual_seed(self.iteration)).expand(1, 32, 32, 3)
         return report
 
-    def _scene(self, share: float, index: int) -> Any:
+    def _scene(self, share: float, index: int, iteration: int = 0) -> Any:
         generator = torch.Generator().manual_seed(5)
         count = 1500
         ball = torch.nn.functional.normalize(torch.randn(count, 3, generator=generator), dim=1)
@@ -65,7 +65,7 @@ class GrowingTrainer(FakeTrainer):
         radius = 0.55 + 0.2 * across.cos()
         ring = torch.stack([0.2 * across.sin(), radius * around.cos(), radius * around.sin()], 1)
         color = torch.tensor([[0.85, 0.2, 0.15], [0.15, 0.35, 0.9]][index % 2])
-        rgbs = color * (0.6 + 0.4 * torch.rand(count, 1, generator=generator))
+        rgbs = color * (0.65 + 0.35 * (around + 0.1 * iteration).sin())[:, None]
         means, quats = (1 - share) * ball + share * ring, torch.tensor([1.0, 0, 0, 0]).repeat(count, 1)
         return make_params(means, quats, torch.full((count, 3), 0.04), torch.full((count,), 0.8), rgbs)
 

@@ -1,0 +1,131 @@
+"""The page as a visitor meets it, in headless Chromium: a preset, Run, both sides in colour, a reload, Stop, the files."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from browser import chromium, colored, picture, serving, stand_in_site
+
+from dreamerxl.config import load_preset
+from dreamerxl.guidance.models import EMBEDDED
+from dreamerxl.runs.manager import RunManager
+from dreamerxl.web.panel import Offer
+from dreamerxl.web.serve import Site, make_site
+
+pytestmark = pytest.mark.browser
+
+PATIENCE_S = 120  # for slow machines; what is expected is printed beside what was measured
+ENOUGH = 400  # coloured pixels of a side
+
+
+def open_page(page: Any, address: str) -> None:
+    page.goto(address)
+    page.wait_for_selector("#run")
+    page.frame_locator("#view").locator("canvas").last.wait_for(timeout=PATIENCE_S * 1000)
+
+
+def seconds_until(condition: Any) -> float:
+    """How long it took until a condition held."""
+    begun = time.monotonic()
+    while not condition():
+        assert time.monotonic() - begun < PATIENCE_S, "nothing came of it"
+        time.sleep(0.1)
+    return time.monotonic() - begun
+
+
+def both_in_color(page: Any) -> bool:
+    return min(colored(picture(page))) > ENOUGH
+
+
+def state(page: Any) -> str:
+    return page.locator("#status .state").inner_text()
+
+
+def test_a_visitor_runs_reloads_and_stops(tmp_path: Path):
+    site = stand_in_site(tmp_path, load_preset("mushroom"))
+    with serving(site) as address, chromium() as page:
+        foreign: list[str] = []
+        page.on("request", lambda request: foreign.append(request.url) if "//127.0.0.1:" not in request.url else None)
+        open_page(page, address)
+        assert state(page) == "Ready"
+        seconds_until(lambda: picture(page)[60:].max() > 90)  # the dust
+        assert max(colored(picture(page))) < ENOUGH
+
+        page.click("button[data-preset=chair]")
+        seconds_until(lambda: page.locator("#ask textarea").input_value() == load_preset("chair").prompt)
+        page.get_by_label("Iterations").fill("5000")
+        page.click("#run")
+        print(f"both sides in colour after {seconds_until(lambda: both_in_color(page)):.1f} s")
+        before = picture(page)
+        seconds_until(lambda: (abs(picture(page) - before).max(-1) > 40).sum() > ENOUGH)
+        assert page.locator("#tags .tag b").all_inner_texts() == ["ISM", "TSM γ 0.3"]
+        assert page.locator("#strips img").count() == 10
+
+        page.mouse.move(900, 400)
+        page.mouse.down()
+        page.mouse.move(1060, 400, steps=4)  # about a quarter of a turn: the sides would hide each other in a fixed row
+        page.mouse.up()
+        seconds_until(lambda: both_in_color(page))
+
+        run_id = page.locator("#status [data-run]").get_attribute("data-run")
+        seconds_until(lambda: f"run={run_id}" in page.url)
+        page.reload()
+        seconds_until(lambda: page.locator("#status [data-run]").get_attribute("data-run") == run_id)
+        seconds_until(lambda: page.locator("#ask textarea").input_value() == load_preset("chair").prompt)
+        seconds_until(lambda: both_in_color(page))
+
+        stranger = page.context.browser.new_page(viewport={"width": 390, "height": 844})
+        stranger.goto(address)
+        seconds_until(lambda: state(stranger) == "Training")
+        assert stranger.locator("#stop").is_disabled()
+        assert stranger.evaluate("document.documentElement.scrollWidth") <= 390
+        stranger.close()
+
+        seconds_until(lambda: page.locator("#stop").is_enabled())
+        page.click("#stop")
+        seconds_until(lambda: state(page) == "Stopped")
+        seconds_until(lambda: page.locator("#files a", has_text="Turntable").count() == 1)
+        link = page.locator("#files a", has_text="TSM scene").get_attribute("href")
+        assert page.request.get(address + link).body().startswith(b"ply")
+        assert not [url for url in foreign if not url.startswith(("data:", "blob:"))]
+
+
+def test_bad_input_is_a_sentence_on_the_page(tmp_path: Path):
+    with serving(stand_in_site(tmp_path, load_preset("mushroom"))) as address, chromium() as page:
+        open_page(page, address)
+        page.fill("#ask textarea", "")
+        page.click("#run")
+        page.locator("#said [role=alert]", has_text="prompt is empty").wait_for()
+        page.fill("#ask textarea", "a <b>bold</b> snowman")
+        page.get_by_label("Iterations").fill("0")
+        page.click("#run")
+        page.locator("#said [role=alert]", has_text="iterations is 0").wait_for()
+        page.get_by_label("Iterations").fill("")
+        page.click("#run")
+        page.locator("#said [role=alert]", has_text="iterations is None").wait_for()
+        page.get_by_label("Iterations").fill("500")
+        page.click("#run")
+        seconds_until(lambda: state(page) == "Training")
+        assert "a <b>bold</b> snowman" in page.locator("#status").inner_text()
+        assert page.locator("#said .banner").count() == 0
+
+
+@pytest.mark.skipif(not (EMBEDDED / "model_index.json").is_file(), reason="the embedded model's weights are not there")
+def test_the_embedded_model_grows_both_sides(tmp_path: Path):
+    first = load_preset("mushroom")
+    site: Site = make_site(RunManager(tmp_path, warm=first), Offer(first, "embedded"))
+    with serving(site) as address, chromium() as page:
+        open_page(page, address)
+        page.click("button[data-preset=mushroom]")
+        page.click("#run")
+        print(f"both sides in colour after {seconds_until(lambda: both_in_color(page)):.1f} s (wanted: 10)")
+        gaps = []
+        for _ in range(4):
+            before = picture(page)
+            gaps.append(seconds_until(lambda before=before: (abs(picture(page) - before).max(-1) > 12).sum() > ENOUGH / 4))
+        print(f"longest wait for a changed picture {max(gaps):.1f} s (wanted: 2)")
+        page.click("#stop")
+        seconds_until(lambda: state(page) == "Stopped")
