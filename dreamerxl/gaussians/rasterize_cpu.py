@@ -211,7 +211,7 @@ def unproject(
     turn, step, axes = np.empty((3, 3), f4), np.empty((2, 3), f4), np.empty((2, 3), f4)
     v_turn, v_step = np.empty((3, 3), f4), np.empty((2, 3), f4)
     for g in range(count * share // shares, count * (share + 1) // shares):
-        inverse_length = rotation(quats[g], turn)
+        unit = rotation(quats[g], turn)
         v_turn[:, :] = ZERO
         for j in range(3):
             v_means[g, j] = ZERO
@@ -263,12 +263,7 @@ def unproject(
             for j in range(3):
                 v_means[g, j] += view[0, j] * v_x + view[1, j] * v_y + view[2, j] * v_z
 
-        w, x, y, z = (
-            quats[g, 0] * inverse_length,
-            quats[g, 1] * inverse_length,
-            quats[g, 2] * inverse_length,
-            quats[g, 3] * inverse_length,
-        )
+        w, x, y, z = quats[g, 0] * unit, quats[g, 1] * unit, quats[g, 2] * unit, quats[g, 3] * unit
         twist_x, twist_y, twist_z = v_turn[2, 1] - v_turn[1, 2], v_turn[0, 2] - v_turn[2, 0], v_turn[1, 0] - v_turn[0, 1]
         both_xy, both_yz, both_zx = v_turn[0, 1] + v_turn[1, 0], v_turn[1, 2] + v_turn[2, 1], v_turn[2, 0] + v_turn[0, 2]
         v_w = TWO * (x * twist_x + y * twist_y + z * twist_z)
@@ -276,10 +271,10 @@ def unproject(
         v_y = TWO * (w * twist_y + x * both_xy + z * both_yz - TWO * y * (v_turn[0, 0] + v_turn[2, 2]))
         v_z = TWO * (w * twist_z + x * both_zx + y * both_yz - TWO * z * (v_turn[0, 0] + v_turn[1, 1]))
         along = v_w * w + v_x * x + v_y * y + v_z * z  # the length of a quaternion has no effect
-        v_quats[g, 0] = (v_w - along * w) * inverse_length
-        v_quats[g, 1] = (v_x - along * x) * inverse_length
-        v_quats[g, 2] = (v_y - along * y) * inverse_length
-        v_quats[g, 3] = (v_z - along * z) * inverse_length
+        v_quats[g, 0] = (v_w - along * w) * unit
+        v_quats[g, 1] = (v_x - along * x) * unit
+        v_quats[g, 2] = (v_y - along * y) * unit
+        v_quats[g, 3] = (v_z - along * z) * unit
 
 
 # --- tile lists -----------------------------------------------------------------------------------------------------
