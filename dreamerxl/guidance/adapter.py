@@ -20,7 +20,7 @@ from dreamerxl.guidance import words
 from dreamerxl.guidance.conditioning import Conditioning
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Guidance:
     """A diffusion model behind five verbs: encode, decode, embed, predict, and what it can read of a prompt.
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,27 +54,39 @@ def save(path: str | Path, state: State) -> None:
 def load(path: str | Path) -> State:
     """Read what ``save`` wrote. Raises RunFolderError for a file that is missing, torn or something else."""
     path = Path(path)
-    try:
-        with safe_open(path, "pt") as file:
-            values = json.loads((file.metadata() or {}).get("state", "null"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    except (OSError, SafetensorError, ValueError) as error:
-        raise RunFolderError(f"The checkpoint {path.name} cannot be read: {error}.") from error
-    if not isinstance(values, dict) or values.get("format") != FORMAT:
-        found = values.get("format") if isinstance(values, dict) else None
-        raise RunFolderError(f"The checkpoint {path.name} has format {found}; format {FORMAT} is accepted.")
-    return State(tensors, values)
+    with _reading(path) as file:
+        values = _values(path, file)
+        return State({name: file.get_tensor(name) for name in list(file.keys())}, values)
 
 
 def latest(folder: str | Path) -> Path | None:
     """The readable checkpoint of the highest iteration in a folder; torn and foreign files are passed over."""
-    found: list[tuple[int, str, Path]] = []
+    found: list[tuple[int, str]] = []
     for path in Path(folder).glob(f"*{SUFFIX}"):
         try:
-            found.append((int(load(path).values["iteration"]), path.name, path))
+            with _reading(path) as file:
+                found.append((int(_values(path, file)["iteration"]), path.name))
         except (RunFolderError, KeyError, TypeError, ValueError):
             continue
-    return max(found)[2] if found else None
+    return Path(folder) / max(found)[1] if found else None
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[Any]:
+    """The open file; opening compares its length with its header. Whatever fails inside becomes a RunFolderError."""
+    try:
+        with safe_open(path, "pt") as file:
+            yield file
+    except (OSError, SafetensorError, json.JSONDecodeError) as error:
+        raise RunFolderError(f"The checkpoint {path.name} cannot be read: {error}.") from error
+
+
+def _values(path: Path, file: Any) -> dict[str, Any]:
+    values = json.loads((file.metadata() or {}).get("state", "null"))
+    if not isinstance(values, dict) or values.get("format") != FORMAT:
+        found = values.get("format") if isinstance(values, dict) else None
+        raise RunFolderError(f"The checkpoint {path.name} has format {found}; format {FORMAT} is accepted.")
+    return values
 
 
 def _flush(path: Path) -> None:
