@@ -33,10 +33,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except DreamerError as error:
         return refuse(str(error))
     host, port = listener.getsockname()[:2]
-    site = make_site(RunManager(options.runs_dir, warm=offer.settle(offer.first)), offer, options.root_path)
+    root_path = "".join(f"/{part}" for part in options.root_path.split("/") if part)
+    site = make_site(RunManager(options.runs_dir, warm=offer.settle(offer.first)), offer, root_path)
     server = make_server(site.app)
     print(f"Model: {choice.reason}")
-    print(f"Open http://{f'[{host}]' if ':' in host else host}:{port}{options.root_path}/ in a browser; Ctrl-C ends.", flush=True)
+    print(f"Open http://{f'[{host}]' if ':' in host else host}:{port}{root_path}/ in a browser; Ctrl-C ends.", flush=True)
 
     ends = (signal.SIGINT, signal.SIGTERM)
     before = [signal.signal(number, lambda *_: None) for number in ends]  # the server raises them again when it has ended

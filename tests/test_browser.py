@@ -84,7 +84,11 @@ def test_a_visitor_runs_reloads_and_stops(tmp_path: Path):
         assert stranger.evaluate("document.documentElement.scrollWidth") <= 390
         stranger.close()
 
-        seconds_until(lambda: page.locator("#stop").is_enabled())
+        seconds_until(lambda: page.locator("#apply").is_visible())
+        page.get_by_label("number input for γ").fill("0.6")
+        page.get_by_label("number input for γ").blur()
+        page.click("#apply")
+        seconds_until(lambda: page.locator("#tags .tag b").last.inner_text() == "TSM γ 0.6")
         page.click("#stop")
         seconds_until(lambda: state(page) == "Stopped")
         seconds_until(lambda: page.locator("#files a", has_text="Turntable").count() == 1)

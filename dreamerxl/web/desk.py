@@ -103,7 +103,8 @@ class Desk:
     def _mine(self, owner: str | None) -> RunView:
         view = self.own(owner)
         if view is None:
-            if self.manager.current() is not None:
+            current = self.manager.current()
+            if current is not None and not current.view.ended:
                 raise DreamerError("This run was started by another visitor; only they can pause, change or stop it.")
             raise DreamerError("There is no run in progress.")
         return view

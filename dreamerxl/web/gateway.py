@@ -48,7 +48,6 @@ def make_gateway(
     health: Callable[[], dict[str, Any]],
     *,
     viewer_style: str = "",
-    root_path: str = "",
 ) -> FastAPI:
     """The ASGI application without the page, which is mounted on it afterwards.
 
@@ -63,7 +62,7 @@ def make_gateway(
             app.state.viewer = client
             yield
 
-    app = FastAPI(title="dreamerxl", version=__version__, lifespan=lifespan, root_path=root_path, docs_url=None, redoc_url=None)
+    app = FastAPI(title="dreamerxl", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
 
     @app.get("/health")
     def report_health() -> dict[str, Any]:

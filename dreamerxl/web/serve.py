@@ -37,7 +37,7 @@ class Site:
 
 
 def make_site(manager: RunManager, offer: Offer, root_path: str = "") -> Site:
-    """The whole site around a manager of runs."""
+    """The whole site around a manager of runs; root_path is where a proxy shows it, for what Gradio makes absolute."""
     desk = Desk(manager)
     viewer = Viewer()
     viewer.follow(lambda: stage_of(desk.on_show()))
@@ -47,7 +47,6 @@ def make_site(manager: RunManager, offer: Offer, root_path: str = "") -> Site:
         desk.folder,
         lambda: {"started": started, **desk.health()},
         viewer_style=STYLE,
-        root_path=root_path,
     )
     page = make_panel(desk, offer)
     app = gr.mount_gradio_app(
