@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -66,9 +67,9 @@ def run_renders(arguments: argparse.Namespace) -> None:
 @torch.no_grad()
 def run_sample(arguments: argparse.Namespace) -> None:
     """Every object in two colours from every side, and its depth, by diffusers' own pipeline."""
-    from diffusers import StableDiffusionPipeline
+    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 
-    pipeline = StableDiffusionPipeline.from_pretrained(arguments.weights, torch_dtype=torch.float32)
+    pipeline: Any = StableDiffusionPipeline.from_pretrained(arguments.weights, torch_dtype=torch.float32)
     pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
     pipeline.set_progress_bar_config(disable=True)
     names, sheets = list(COLORS), []

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
 
 from dreamerxl.miniature.language import MAX_TOKENS, make_tokenizer
@@ -15,49 +19,60 @@ WEIGHTS = Path(__file__).parent / "weights"
 TEXT_WIDTH = 128
 LATENT_CHANNELS = 16
 
+VAE: dict[str, Any] = {
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "block_out_channels": (16, 32, 64, 128),
+    "layers_per_block": 1,
+    "latent_channels": LATENT_CHANNELS,
+    "norm_num_groups": 8,
+    "sample_size": 128,
+    "mid_block_add_attention": False,
+}
+UNET: dict[str, Any] = {
+    "sample_size": 16,
+    "in_channels": LATENT_CHANNELS,
+    "out_channels": LATENT_CHANNELS,
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+    "block_out_channels": (128, 192),
+    "layers_per_block": 1,
+    "attention_head_dim": [4, 6],
+    "cross_attention_dim": TEXT_WIDTH,
+    "norm_num_groups": 16,
+    "use_linear_projection": True,
+}
+SCHEDULER: dict[str, Any] = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "clip_sample": False,
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
+}
+
 
 @dataclass(frozen=True)
 class Networks:
-    """Untied parts of a StableDiffusionPipeline."""
+    """The parts of a StableDiffusionPipeline; Any, because the libraries' annotations are narrower than what they take."""
 
-    vae: AutoencoderKL
-    text_encoder: CLIPTextModel
-    unet: UNet2DConditionModel
-    tokenizer: PreTrainedTokenizerFast
+    vae: Any  # AutoencoderKL
+    text_encoder: Any  # CLIPTextModel
+    unet: Any  # UNet2DConditionModel
+    tokenizer: Any  # PreTrainedTokenizerFast
 
 
 def make_vae() -> AutoencoderKL:
     """128 px to 16 x 16 latents of 16 channels: as many numbers as 4 channels at 32 x 32, at a fraction of the UNet's cost."""
-    return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(16, 32, 64, 128),
-        layers_per_block=1,
-        latent_channels=LATENT_CHANNELS,
-        norm_num_groups=8,
-        sample_size=128,
-        mid_block_add_attention=False,
-    )
+    return AutoencoderKL(**VAE)
 
 
 def make_unet() -> UNet2DConditionModel:
     """10 million parameters, 1.8 GFLOP an evaluation; attention at 8 x 8 only, where it is cheap."""
-    return UNet2DConditionModel(
-        sample_size=16,
-        in_channels=LATENT_CHANNELS,
-        out_channels=LATENT_CHANNELS,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        block_out_channels=(128, 192),
-        layers_per_block=1,
-        attention_head_dim=[4, 6],
-        cross_attention_dim=TEXT_WIDTH,
-        norm_num_groups=16,
-        use_linear_projection=True,
-    )
+    return UNet2DConditionModel(**UNET)
 
 
-def make_text_encoder(tokenizer: PreTrainedTokenizerFast) -> CLIPTextModel:
+def make_text_encoder(tokenizer: Any) -> CLIPTextModel:
     """A two-layer CLIP text model over the tokenizer's own words."""
     return CLIPTextModel(
         CLIPTextConfig(
@@ -77,14 +92,7 @@ def make_text_encoder(tokenizer: PreTrainedTokenizerFast) -> CLIPTextModel:
 
 def make_scheduler() -> DDIMScheduler:
     """Stable Diffusion's noise schedule, predicting the noise."""
-    return DDIMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        clip_sample=False,
-        set_alpha_to_one=False,
-        steps_offset=1,
-    )
+    return DDIMScheduler(**SCHEDULER)
 
 
 def make_networks(seed: int) -> Networks:
@@ -107,16 +115,17 @@ def load_networks(folder: Path = WEIGHTS) -> Networks:
 
 def save_networks(networks: Networks, folder: Path) -> None:
     """Write a folder that ``StableDiffusionPipeline.from_pretrained`` loads; weights in half precision."""
-    pipeline = StableDiffusionPipeline(
-        vae=networks.vae,
-        text_encoder=networks.text_encoder,
-        tokenizer=networks.tokenizer,
-        unet=networks.unet,
-        scheduler=make_scheduler(),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
+    parts: dict[str, Any] = {
+        "vae": networks.vae,
+        "text_encoder": networks.text_encoder,
+        "tokenizer": networks.tokenizer,
+        "unet": networks.unet,
+        "scheduler": make_scheduler(),
+        "safety_checker": None,
+        "feature_extractor": None,
+        "requires_safety_checker": False,
+    }
+    pipeline = StableDiffusionPipeline(**parts)
     pipeline.to(torch.float16)
     pipeline.save_pretrained(folder)
     pipeline.to(torch.float32)

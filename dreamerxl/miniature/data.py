@@ -7,6 +7,7 @@ import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -72,8 +73,10 @@ def draw_object(name: str, count: int, seed: int, device: str, path: Path) -> Pa
     torch._dynamo.config.recompile_limit = 64
     compiled = device.startswith("cuda")
     batches = [draw_batch(name, i, seed, torch.device(device), compiled) for i in range(-(-count // BATCH))]
-    arrays = {key: torch.cat([getattr(b, key).cpu() for b in batches])[:count] for key in Renders.__dataclass_fields__}
-    np.savez(path, **{key: value.numpy() for key, value in arrays.items()})
+    arrays: dict[str, Any] = {
+        key: torch.cat([getattr(b, key).cpu() for b in batches])[:count].numpy() for key in Renders.__dataclass_fields__
+    }
+    np.savez(path, **arrays)
     return path
 
 

@@ -8,6 +8,8 @@ object into one kernel.
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -18,7 +20,7 @@ Triple = tuple[Measure, Measure, Measure]
 
 def length(*components: Tensor) -> Tensor:
     """Euclidean length, kept away from zero so that a division by it is finite."""
-    return torch.sqrt(sum(c * c for c in components) + 1e-12)
+    return torch.sqrt(functools.reduce(torch.add, (c * c for c in components)) + 1e-12)
 
 
 def shift(p: Point, center: Triple) -> Point:

@@ -210,9 +210,11 @@ def optimize(
         lr.fill_(peak_lr * min(1.0, i / 500) * max(0.005, 0.5 * (1 + math.cos(math.pi * progress))))
         advance()
         if i % 8 == 0:
-            torch._foreach_lerp_(average, [p.detach() for p in parameters], 8 * (1 - min(ema, 1 - 1 / (1 + i / 10))))
+            torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage]
+                average, [p.detach() for p in parameters], 8 * (1 - min(ema, 1 - 1 / (1 + i / 10)))
+            )
         if i % every == 0 or progress >= 1:
-            print(f"{stage} {i}: loss {total.item() / every:.5f}, {time.time() - begin:.0f} s", flush=True)
+            print(f"{stage} {i}: loss {total.item() / (i % every or every):.5f}, {time.time() - begin:.0f} s", flush=True)
             total.zero_()
         if progress >= 1:
             break
