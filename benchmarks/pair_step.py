@@ -60,18 +60,21 @@ def table(settings: Settings, guidance: Guidance, steps: int, flops: float, peak
     trainer = Trainer(settings, guidance)
     trainer.step()  # compiles and warms up
     spent, rows, calls = defaultdict(float), 0, 0
+    processor = time.process_time()
     for step in range(steps):
         trainer.iteration = step * settings.iterations // steps
         report = trainer.step()
         rows, calls = rows + report.evaluations, calls + report.calls
         for stage, milliseconds in report.timing_ms.items():
             spent[stage] += milliseconds
+    processor = (time.process_time() - processor) / steps * 1e3
     peak = max(peak, matrix_peak())
     total = sum(spent.values())
     print(f"\n{'stage':<10}{'ms':>8}{'share':>8}")
     for stage in STAGES:
         print(f"{stage:<10}{spent[stage] / steps:>8.1f}{spent[stage] / total:>8.0%}")
     print(f"{'iteration':<10}{total / steps:>8.1f}    ({steps} measured; {total / steps * FULL / 1e3:.0f} s for {FULL})")
+    print(f"processor time: {processor:.0f} ms an iteration over all threads, which is what counts on a busy machine")
     speed = rows * flops / (spent["predict"] / 1e3) / 1e9
     print(f"\nUNet: {flops / 1e9:.2f} GFLOP a row, {rows / steps:.1f} rows in {calls / steps:.1f} calls an iteration")
     print(f"predict stage: {speed:.0f} GFLOP/s; fp32 matrix peak of this machine: {peak:.0f} GFLOP/s ({speed / peak:.0%})")
