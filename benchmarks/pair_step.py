@@ -9,15 +9,14 @@ Beside the UNet's throughput stands the machine's fp32 matrix peak, measured bef
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from collections import defaultdict
 from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the package does; it must come before torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import dreamerxl  # noqa: F401, I001  before torch: it tells OpenMP how to wait
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 

@@ -2,8 +2,9 @@
 
 import os
 
-# Threads that spin while they wait slow everything down as soon as a browser or a second run shares the cores.
-# OpenMP reads this when it is loaded, that is with torch.
+# Threads that spin long while they wait slow everything down as soon as a browser or a second run shares the cores.
+# OpenMP reads this when it is loaded, that is with torch; GNU's runtime spins a little, for what comes within microseconds.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 __version__ = "0.1.0"
