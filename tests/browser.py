@@ -28,6 +28,33 @@ from dreamerxl.web.panel import Offer
 from dreamerxl.web.serve import Site, make_server, make_site
 
 CHROMIUM = os.environ.get("DREAMERXL_CHROMIUM", "/usr/bin/chromium")
+# Counts, in the view's own frame and four times a second, the coloured pixels of the left and of the right half of what is
+# drawn. A screenshot of a page that draws in software takes seconds, too long to measure with.
+WATCH = """
+if (location.pathname.endsWith('/viewer/')) {
+  const make = HTMLCanvasElement.prototype.getContext;
+  HTMLCanvasElement.prototype.getContext = function (kind, options) {
+    return make.call(this, kind, kind.startsWith('webgl') ? {...options, preserveDrawingBuffer: true} : options);
+  };
+  const small = Object.assign(document.createElement('canvas'), {width: 120, height: 72});
+  const pen = make.call(small, '2d', {willReadFrequently: true});
+  window.seen = [];
+  setInterval(() => {
+    const canvas = document.querySelector('canvas[data-engine]');
+    if (!canvas) return;
+    pen.clearRect(0, 0, 120, 72);
+    pen.drawImage(canvas, 0, 0, 120, 72);
+    const data = pen.getImageData(0, 0, 120, 72).data, halves = [0, 0];
+    let sum = 0;
+    for (let i = 0; i < data.length; i += 4) {
+      const high = Math.max(data[i], data[i + 1], data[i + 2]), low = Math.min(data[i], data[i + 1], data[i + 2]);
+      if (high - low > 32 && high > 60) halves[(i / 4) % 120 < 60 ? 0 : 1] += 1;
+      sum = (sum * 31 + data[i] * 7 + data[i + 1] * 3 + data[i + 2]) % 1000003;
+    }
+    window.seen.push({at: Date.now() / 1000, halves, sum});
+  }, 250);
+}
+"""
 FLAGS = [
     "--headless=new",
     "--no-sandbox",
@@ -39,7 +66,7 @@ FLAGS = [
 
 
 class GrowingTrainer(FakeTrainer):
-    """Points in a ball that gather into a ring, red on the first side and blue on the second, with a dark part that goes round."""
+    """Points in a ball that gather into a ring, red on the first side and blue on the second; a dark part goes round."""
 
     GATHERED = 40  # iterations until the ring is whole
 
@@ -116,13 +143,20 @@ def chromium(width: int = 1440, height: int = 900, **options: Any) -> Iterator[A
 
 
 def picture(page: Any, selector: str = "#stage") -> np.ndarray:
-    """What an element looks like now, [H, W, 3] in 0..255."""
-    return np.asarray(Image.open(io.BytesIO(page.locator(selector).screenshot())).convert("RGB")).astype(int)
+    """What an element looks like now, [H, W, 3] in 0..255. Clipped from the page: an element's own picture waits for stillness."""
+    box = page.locator(selector).bounding_box()
+    return np.asarray(Image.open(io.BytesIO(page.screenshot(clip=box))).convert("RGB")).astype(int)
+
+
+def seen(page: Any) -> list[dict[str, Any]]:
+    """What the view has drawn so far (see WATCH): times (seconds since the epoch), coloured pixels of each half, a checksum."""
+    frame = next(frame for frame in page.frames if "/viewer/" in frame.url)
+    return frame.evaluate("window.seen")
 
 
 def colored(pixels: np.ndarray) -> tuple[int, int]:
     """How many pixels of the left and of the right half are clearly coloured, below the labels. pixels [H, W, 3]."""
     below = pixels[60:]
-    strong = (below.max(-1) - below.min(-1) > 50) & (below.max(-1) > 70)
+    strong = (below.max(-1) - below.min(-1) > 32) & (below.max(-1) > 60)  # the dust and the ground of the view reach 14
     middle = strong.shape[1] // 2
     return int(strong[:, :middle].sum()), int(strong[:, middle:].sum())

@@ -66,11 +66,11 @@ LABELS = {
     "losses.scale": "Mean scale",
 }
 HINTS = {  # shorter than the settings' own texts, where a slider stands in the first column of the page
-    "variants.gamma": "where μ lies between s and t: 0 is ISM, 1 is CSD",
+    "variants.gamma": "place of μ: 0 is ISM, 1 is CSD",
     "variants.delta_t": "timesteps between x_s and x_t",
     "variants.clip_color": "",
     "variants.clip_depth": "",
-    "variants.guidance_scale": "w in ε_uncond + w (ε_cond − ε_uncond)",
+    "variants.guidance_scale": "how strongly the prompt pulls",
     "iterations": "",
     "seed": "",
 }

@@ -115,8 +115,8 @@ def make_panel(desk: Desk, offer: Offer) -> gr.Blocks:
                     visible=bool(names),
                 )
                 with gr.Row(elem_id="sides"):
-                    left = gr.Dropdown(method_choices(False), value=shown(first, [LEFT])[0], label="Left", min_width=100)
-                    right = gr.Dropdown(method_choices(True), value=shown(first, [RIGHT])[0], label="Right", min_width=100)
+                    left = gr.Dropdown(method_choices(False), value=shown(first, [LEFT])[0], label="Left method", min_width=100)
+                    right = gr.Dropdown(method_choices(True), value=shown(first, [RIGHT])[0], label="Right method", min_width=100)
                 columns += [Column(LEFT, left), Column(RIGHT, right)]
                 with gr.Row(elem_id="actions"):
                     run = gr.Button("Run", variant="primary", min_width=80, elem_id="run")

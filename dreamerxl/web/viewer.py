@@ -31,6 +31,7 @@ FIRST_ASPECT = 1.6  # assumed while a browser has not told the shape of its view
 
 MOST_SPLATS = 60_000  # 32 bytes a splat on the wire, once a second, for every visitor
 COUNT_STEP = 1024  # counts are padded to a multiple: the browser rebuilds its buffers whenever the count changes
+LOOK_S = 0.2  # between two looks for something new
 FASTEST_S = (
     1.0  # between two updates; a browser without a GPU draws for a quarter of a second after each, on the cores that train
 )
@@ -96,23 +97,24 @@ class Viewer:
         self.show(Stage())
 
     def follow(self, latest: Callable[[], Stage]) -> None:
-        """Show the newest stage from now on, at most every FASTEST_S seconds."""
+        """Show the newest stage from now on, soon after it is there but at most every FASTEST_S seconds."""
 
         def work() -> None:
-            while not self._closing.wait(FASTEST_S):
+            pause = LOOK_S
+            while not self._closing.wait(pause):
                 try:
-                    self.show(latest())
+                    pause = FASTEST_S if self.show(latest()) else LOOK_S
                 except Exception:
                     logging.getLogger(__name__).exception("The 3D view could not be updated.")
 
         self._follower = threading.Thread(target=work, name="dreamerxl-viewer", daemon=True)
         self._follower.start()
 
-    def show(self, stage: Stage) -> None:
-        """Put a stage on view, in place where the number of sides stays."""
+    def show(self, stage: Stage) -> bool:
+        """Put a stage on view, in place where the number of sides stays; False where it is on view already."""
         before = self._stage
         if before is not None and (before.key, before.sides) == (stage.key, stage.sides):
-            return
+            return False
         scenes = [pack(scene) for scene in stage.scenes] or [ready_ball()] * stage.sides
         with self._lock:
             if len(self._splats) != stage.sides:
@@ -122,6 +124,7 @@ class Viewer:
                     handle.set_gaussians(*scene)
             self._stage = stage
         self.server.flush()
+        return True
 
     def close(self) -> None:
         """Stop following and serving."""
