@@ -143,7 +143,7 @@ def chromium(width: int = 1440, height: int = 900, **options: Any) -> Iterator[A
 
 
 def picture(page: Any, selector: str = "#stage") -> np.ndarray:
-    """What an element looks like now, [H, W, 3] in 0..255. Clipped from the page: an element's own picture waits for stillness."""
+    """What an element looks like now, [H, W, 3] in 0..255. Clipped from the page, which need not stand still."""
     box = page.locator(selector).bounding_box()
     return np.asarray(Image.open(io.BytesIO(page.screenshot(clip=box))).convert("RGB")).astype(int)
 
