@@ -6,16 +6,11 @@ python app.py [--host 127.0.0.1] [--port 7860] [--guidance auto|embedded|NAME] [
 from __future__ import annotations
 
 import argparse
-import os
 import signal
 import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-
-# Threads that wait for each other must not spin: a browser that draws without a GPU takes the cores that they spin on, and
-# an iteration then takes twice as long. Read when PyTorch is imported.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -193,8 +193,9 @@ def make_panel(desk: Desk, offer: Offer) -> gr.Blocks:
         def wanted(plain: dict[str, Any], values: Sequence[Any]) -> Settings:
             return offer.settle(read(Settings.from_dict(plain), keys, values))
 
-        def start(owner: str, plain: dict[str, Any], *values: Any) -> str:
-            return _told(lambda: desk.submit(wanted(plain, values), owner))
+        def start(owner: str, plain: dict[str, Any], *values: Any) -> list[str]:
+            owner = owner or secrets.token_urlsafe(16)  # pressed before the page had told who it is
+            return [owner, _told(lambda: desk.submit(wanted(plain, values), owner))]
 
         def change(owner: str, plain: dict[str, Any], *values: Any) -> str:
             def give() -> str:
@@ -213,8 +214,8 @@ def make_panel(desk: Desk, offer: Offer) -> gr.Blocks:
         quiet: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
         page.load(arrive, visitor, [visitor, asked, base, *form], **quiet).then(**again, **quiet)
         gallery.click(pick, None, [said, base, *form], **quiet)
-        run.click(start, [visitor, base, *form], said, **quiet).then(**again, **quiet)
-        prompt.submit(start, [visitor, base, *form], said, **quiet).then(**again, **quiet)
+        run.click(start, [visitor, base, *form], [visitor, said], **quiet).then(**again, **quiet)
+        prompt.submit(start, [visitor, base, *form], [visitor, said], **quiet).then(**again, **quiet)
         pause.click(lambda owner: _told(lambda: desk.toggle_pause(owner)), visitor, said, **quiet).then(**again, **quiet)
         stop.click(lambda owner: _told(lambda: desk.stop(owner)), visitor, said, **quiet).then(**again, **quiet)
         apply.click(change, [visitor, base, *form], said, **quiet).then(**again, **quiet)
