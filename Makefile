@@ -34,6 +34,8 @@ $(BIN)/python:
 
 .venv/.run: requirements.txt | $(BIN)/python
 	$(BIN)/python -m pip install --disable-pip-version-check -r requirements.txt
+	@echo "Compiling the CPU rasterizer, once."
+	@$(BIN)/python -c "from dreamerxl.gaussians.rasterize_cpu import warm_up; warm_up()"
 	@touch $@
 
 .venv/.test: requirements.txt requirements-dev.txt | $(BIN)/python
