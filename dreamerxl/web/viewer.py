@@ -29,12 +29,11 @@ HALF_HEIGHT, HALF_SIDE = 1.15, 0.95  # what the first view holds above and below
 AZIMUTH_DEG, ELEVATION_DEG = 28.0, 16.0
 FIRST_ASPECT = 1.6  # assumed while a browser has not told the shape of its view
 
-MOST_SPLATS = 60_000  # 32 bytes a splat on the wire, once a second, for every visitor
+MOST_SPLATS = 60_000  # 32 bytes a splat on the wire, less than once a second, for every visitor
 COUNT_STEP = 1024  # counts are padded to a multiple: the browser rebuilds its buffers whenever the count changes
 LOOK_S = 0.2  # between two looks for something new
-FASTEST_S = (
-    1.0  # between two updates; a browser without a GPU draws for a quarter of a second after each, on the cores that train
-)
+# A browser without a GPU draws for a quarter of a second after each update, on the cores that train: no more of them than help.
+FASTEST_S = 1.5  # between two updates
 
 # Viser's own panel covers the picture and offers nothing that a visitor of the page needs; neither does the note that the
 # browser draws in software. Real troubles (no WebGL, an old browser) stay visible.
