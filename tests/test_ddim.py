@@ -32,14 +32,12 @@ def network(x, t):
     return torch.sin(2 * x + 0.01 * t) + 0.3 * torch.roll(x, 1, dims=-1).tanh()
 
 
-# The product takes eps from v and x_0 from eps, diffusers x_0 from v. The formulas are the same (float64), but in
-# float32 the rounding of eps grows by up to 1 / sqrt(alpha_999) = 15 in x_0, hence a wider bound there.
-CASES = [
-    ("epsilon", torch.float32, 1e-6),
-    ("epsilon", torch.float64, 1e-12),
-    ("v_prediction", torch.float32, 1e-5),
-    ("v_prediction", torch.float64, 1e-12),
-]
+# The product takes eps from the output and steps from x_t and eps, diffusers goes through x_0: the same formulas (float64)
+# with another rounding (float32). Steps are held against |x| element by element where it exceeds 1. Over a whole inversion
+# the network enlarges what the steps round, in diffusers' as in ours (its v-prediction in float32 ends 2.6e-6 from its own
+# in float64), so the scale there is that of the largest element.
+PREDICTIONS = ["epsilon", "v_prediction", "sample"]
+PRECISIONS = [(torch.float32, 1e-6), (torch.float64, 1e-12)]
 
 
 def ready(scheduler, count, dtype):
@@ -51,7 +49,8 @@ def ready(scheduler, count, dtype):
     return scheduler, Schedule(schedule.alphas_cumprod.to(dtype), schedule.prediction_type)
 
 
-@pytest.mark.parametrize(("prediction_type", "dtype", "bound"), CASES)
+@pytest.mark.parametrize("prediction_type", PREDICTIONS)
+@pytest.mark.parametrize(("dtype", "bound"), PRECISIONS)
 @pytest.mark.parametrize("count", [4, 10, 50])
 @pytest.mark.parametrize("batch", [1, 3])
 def test_steps_match_the_ddim_scheduler(prediction_type, dtype, bound, count, batch):
@@ -62,11 +61,12 @@ def test_steps_match_the_ddim_scheduler(prediction_type, dtype, bound, count, ba
         theirs = scheduler.step(output, t, x).prev_sample
         ours = ddim_step(schedule, x, schedule.to_eps(output, x, t), t, max(t - 1000 // count, 0))
         assert ours.dtype == dtype
-        assert (ours - theirs).abs().max() < bound
+        assert ((ours - theirs).abs() < bound * theirs.abs().clamp_min(1)).all()
         x = theirs
 
 
-@pytest.mark.parametrize(("prediction_type", "dtype", "bound"), CASES)
+@pytest.mark.parametrize("prediction_type", PREDICTIONS)
+@pytest.mark.parametrize(("dtype", "bound"), PRECISIONS)
 @pytest.mark.parametrize("count", [5, 10, 50])
 @pytest.mark.parametrize("batch", [1, 3])
 def test_inversion_matches_the_inverse_ddim_scheduler(prediction_type, dtype, bound, count, batch):
@@ -74,14 +74,17 @@ def test_inversion_matches_the_inverse_ddim_scheduler(prediction_type, dtype, bo
     visited = scheduler.timesteps.tolist()
     theirs = x_0 = latents(batch, dtype=dtype)
     for here, there in pairwise(visited):
-        theirs = scheduler.step(network(theirs, here), there, theirs).prev_sample
+        x, output = theirs, network(theirs, here)
+        theirs = scheduler.step(output, there, x).prev_sample
+        ours = ddim_step(schedule, x, schedule.to_eps(output, x, here), here, there)
+        assert ((ours - theirs).abs() < bound * theirs.abs().clamp_min(1)).all()
 
     steps = Steps(t=visited[-1] + 1, s=visited[-1], mu=visited[-1], inversion=tuple(visited))
     ours = drive(
         invert(x_0, steps, torch.zeros_like(x_0), schedule, Variant()),
         lambda query: schedule.to_eps(network(query.x, query.t), query.x, query.t),
     )
-    assert (ours - theirs).abs().max() < bound
+    assert (ours - theirs).abs().max() < bound * max(1, theirs.abs().max())
 
 
 def test_a_step_and_back_with_the_same_noise_is_the_identity():
