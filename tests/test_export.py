@@ -9,9 +9,8 @@ import pytest
 import splatting_reference as reference
 import torch
 
-from dreamerxl.gaussians import export
-from dreamerxl.gaussians.export import write_ply
-from dreamerxl.gaussians.ply import read_ply
+from dreamerxl import files
+from dreamerxl.gaussians.ply import read_ply, write_ply
 from dreamerxl.gaussians.scene import FrozenSplats, Params, freeze, make_params
 
 
@@ -76,7 +75,7 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_no_other(tmp_path: Path, m
     def fail(*_: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(export.os, "replace", fail)
+    monkeypatch.setattr(files.os, "replace", fail)
     with pytest.raises(OSError, match="disk full"):
         write_ply(path, freeze(make(9)))
     assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["scene.ply"]

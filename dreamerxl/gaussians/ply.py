@@ -1,10 +1,12 @@
-"""Reading scenes from .ply files: coloured points, or Gaussians in the layout that 3DGS tools exchange.
+"""Scenes as .ply files: coloured points, or Gaussians in the layout of the original 3D Gaussian splatting code.
 
-Accepted: ascii and binary (either byte order), element ``vertex`` of scalar properties, with
+Gaussians are written in binary, little-endian. Accepted are ascii and binary (either byte order), element ``vertex`` of
+scalar properties, with
     x y z [red green blue]                                             coloured points (uchar 0..255 or float 0..1)
     x y z f_dc_0..2 opacity scale_0..2 rot_0..3 [f_rest_*]             Gaussians; opacity is a logit, scales are logs,
                                                                        rot is wxyz; f_rest (view dependence) is ignored
 The header is checked against the file's size before any data is read. Whatever is wrong becomes a SceneFileError.
+A text that says where a scene comes from may travel in the header's comments (``about``).
 """
 
 from __future__ import annotations
@@ -16,10 +18,11 @@ from typing import BinaryIO
 import numpy as np
 
 from dreamerxl.errors import SceneFileError
+from dreamerxl.files import replacing
 from dreamerxl.gaussians.scene import C0, FrozenSplats
 
 MAX_VERTICES = 5_000_000
-MAX_HEADER_BYTES = 65_536
+MAX_HEADER_BYTES = 262_144
 TYPES = {
     **{name: "i1" for name in ("char", "int8")},
     **{name: "u1" for name in ("uchar", "uint8")},
@@ -32,6 +35,15 @@ TYPES = {
 }
 FORMATS = {"ascii": "", "binary_little_endian": "<", "binary_big_endian": ">"}
 COLOR = ("red", "green", "blue")
+COLUMNS = (  # as they are written
+    *("x", "y", "z", "nx", "ny", "nz"),  # normals are always 0; some readers insist on them
+    *("f_dc_0", "f_dc_1", "f_dc_2"),  # spherical harmonics of degree 0
+    "opacity",  # logit
+    *("scale_0", "scale_1", "scale_2"),  # log
+    *("rot_0", "rot_1", "rot_2", "rot_3"),  # wxyz
+)
+ABOUT = "comment dreamerxl "  # of the comment lines that carry pieces of ``about``
+PIECE = 200  # characters of each
 GAUSSIAN = ("f_dc_0", "f_dc_1", "f_dc_2", "opacity", "scale_0", "scale_1", "scale_2", "rot_0", "rot_1", "rot_2", "rot_3")
 
 
@@ -44,6 +56,38 @@ class Points:
 
     def __len__(self) -> int:
         return len(self.means)
+
+
+def write_ply(path: str | Path, splats: FrozenSplats, about: str = "") -> None:
+    """Write a scene; ``about`` (ASCII without white space, which readers trim) goes into comments. Atomic."""
+    limit = 1e-6  # the logit of exactly 0 or 1 is infinite, as is the log of a scale of 0
+    opacities = np.clip(splats.opacities.astype(np.float64), limit, 1 - limit)
+    rows = np.concatenate(
+        [
+            splats.means,
+            np.zeros_like(splats.means),
+            (splats.rgbs - 0.5) / C0,
+            np.log(opacities / (1 - opacities))[:, None],
+            np.log(np.maximum(splats.scales, 1e-8)),
+            splats.quats,
+        ],
+        axis=-1,
+    ).astype("<f4")
+    header = ["ply", "format binary_little_endian 1.0"]
+    header += [ABOUT + about[start : start + PIECE] for start in range(0, len(about), PIECE)]
+    header += [f"element vertex {len(splats)}", *(f"property float {name}" for name in COLUMNS), "end_header", ""]
+    with replacing(Path(path)) as partial:
+        partial.write_bytes("\n".join(header).encode("ascii") + rows.tobytes())
+
+
+def read_about(file: BinaryIO) -> str:
+    """What ``write_ply`` put into the comments, or ''. Reads the header alone, at most MAX_HEADER_BYTES."""
+    found, used = "", 0
+    while (line := file.readline(MAX_HEADER_BYTES)).strip() != b"end_header" and line and used < MAX_HEADER_BYTES:
+        used += len(line)
+        if line.startswith(ABOUT.encode()):
+            found += line[len(ABOUT) :].rstrip(b"\r\n").decode("ascii", "replace")
+    return found
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import secrets
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from dreamerxl import files
 from dreamerxl.config import Variant
 from dreamerxl.errors import RunFolderError
 
@@ -80,17 +79,9 @@ def scene_paths(folder: Path, variants: Sequence[Variant]) -> list[Path]:
 
 @contextlib.contextmanager
 def replacing(target: Path) -> Iterator[Path]:
-    """A temporary path with the same suffix that replaces ``target`` atomically when the block ends well."""
-    temporary = target.with_name(f".{target.stem}.{secrets.token_hex(4)}{target.suffix}")  # two writers never meet
-    with explained(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            yield temporary
-            os.replace(temporary, target)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
-            raise
+    """``files.replacing``, with a RunFolderError for what the system says."""
+    with explained(target), files.replacing(target) as temporary:
+        yield temporary
 
 
 @contextlib.contextmanager
