@@ -15,7 +15,7 @@ from fake_training import FakeTrainer, decode, fake_make_trainer
 from dreamerxl.config import Settings, Variant
 from dreamerxl.errors import DreamerError, RunFolderError, SettingsError, WeightsError
 from dreamerxl.runs.manager import RunManager
-from dreamerxl.runs.worker import Pace, Prepared
+from dreamerxl.runs.worker import SLOWEST_SNAPSHOTS_S, Pace, Prepared, snapshot_interval
 
 QUICK = Settings(prompt="a ball", iterations=20)
 LONG = dataclasses.replace(QUICK, iterations=100_000)
@@ -93,6 +93,14 @@ def test_snapshots_are_detached_and_cannot_be_changed(start):
     assert np.array_equal(before, side.splats.means)
     assert not np.array_equal(before, run.view.snapshot.sides[1].splats.means)
     assert run.view.snapshot.iteration == 20
+
+
+def test_snapshots_that_cost_much_come_seldom_but_never_too_seldom():
+    pace = Pace(snapshot_seconds=0.7)
+    assert snapshot_interval(pace, [0.04, 0.04]) == 0.7
+    assert snapshot_interval(pace, [0.04, 0.5]) == 0.7  # one that others held up
+    assert snapshot_interval(pace, [0.1, 0.1]) == pytest.approx(1.0)
+    assert snapshot_interval(pace, [3.0, 3.0]) == SLOWEST_SNAPSHOTS_S < 2
 
 
 def test_gradients_before_and_after_clipping_share_a_scale(start):

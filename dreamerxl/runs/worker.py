@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -21,7 +22,7 @@ from dreamerxl.runs.run import Run
 from dreamerxl.runs.snapshot import Snapshot, labels, metrics, take_sides
 from dreamerxl.training import checkpoint
 
-SLOWEST_SNAPSHOTS_S = 2.0
+SLOWEST_SNAPSHOTS_S = 1.2  # the view is to change every two seconds at least, and an iteration may come in between
 SNAPSHOT_SHARE = 0.1
 KEPT_CHECKPOINTS = 2
 
@@ -89,6 +90,12 @@ class Pace:
     pause_limit_seconds: float = 600.0
 
 
+def snapshot_interval(pace: Pace, costs: Sequence[float]) -> float:
+    """Seconds from one snapshot to the next. The least of the latest costs counts: one snapshot that took long because
+    others had the cores is no reason to wait."""
+    return max(pace.snapshot_seconds, min(min(costs) / SNAPSHOT_SHARE, SLOWEST_SNAPSHOTS_S))
+
+
 def carry_out(run: Run, make_trainer: MakeTrainer, pace: Pace, others_wait: Callable[[], bool]) -> None:
     """Take a queued run to its end. Never raises: a failure becomes the run's status with its reason."""
     session = None
@@ -134,7 +141,7 @@ class Session:
         self.report: Any = None
         self.curves = Curves()
         self.seconds_per_iteration: float | None = None
-        self.snapshot_at, self.snapshot_cost = 0.0, 0.0
+        self.snapshot_at, self.snapshot_costs = 0.0, deque([0.0], maxlen=2)
         self.timings = {"loading": loading, "iterations": 0.0, "snapshots": 0.0, "paused": 0.0}
 
     def train(self) -> None:
@@ -180,8 +187,8 @@ class Session:
         if every and done % every == 0 and done < self.settings.iterations:
             self.save_checkpoint()
         self.run.update(iteration=done)
-        interval = min(max(self.pace.snapshot_seconds, self.snapshot_cost / SNAPSHOT_SHARE), SLOWEST_SNAPSHOTS_S)
-        if done == 1 or time.monotonic() - self.snapshot_at >= interval:
+        due = self.snapshot_at + snapshot_interval(self.pace, self.snapshot_costs)
+        if done == 1 or time.monotonic() + seconds / 2 >= due:  # now, if the end of the next iteration is farther from due
             self.publish_snapshot()
         self.measure(time.monotonic() - begun)
 
@@ -247,8 +254,8 @@ class Session:
         snapshot = Snapshot(view.id, self.trainer.iteration, self.settings.iterations, view.its_per_s, view.eta_s, sides)
         self.run.update(snapshot=snapshot, history=self.curves.history(), timings=dict(self.timings))
         self.snapshot_at = time.monotonic()
-        self.snapshot_cost = self.snapshot_at - begun
-        self.timings["snapshots"] += self.snapshot_cost
+        self.snapshot_costs.append(self.snapshot_at - begun)
+        self.timings["snapshots"] += self.snapshot_costs[-1]
 
     def save_scenes(self) -> None:
         """Write the scenes as they are now."""
