@@ -41,6 +41,16 @@ def both_in_color(page: Any) -> bool:
     return min(colored(picture(page))) > ENOUGH
 
 
+def drawn_on_a_cpu(page: Any) -> dict[str, Any]:
+    """How the view is drawn: pixels each way per pixel of the page, and whether with multisampling."""
+    frame = next(frame for frame in page.frames if "/viewer/" in frame.url)
+    return frame.evaluate(
+        "(() => { const canvas = document.querySelector('canvas[data-engine]');"
+        "return {share: Math.round(100 * canvas.width / canvas.clientWidth) / 100,"
+        " antialias: canvas.getContext('webgl2').getContextAttributes().antialias}; })()"
+    )
+
+
 def state(page: Any) -> str:
     return page.locator("#status .state").inner_text()
 
@@ -53,6 +63,7 @@ def test_a_visitor_runs_reloads_and_stops(tmp_path: Path):
         open_page(page, address)
         assert state(page) == "Ready"
         seconds_until(lambda: picture(page)[60:].max() > 90)  # the dust
+        assert drawn_on_a_cpu(page) == {"share": 0.5, "antialias": False}
         assert max(colored(picture(page))) < ENOUGH
 
         page.click("button[data-preset=chair]")

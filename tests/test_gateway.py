@@ -83,7 +83,7 @@ class Upstream:
 @contextlib.contextmanager
 def gateway_to(viewer_address: str) -> Iterator[str]:
     """host:port of a served gateway."""
-    app = make_gateway(viewer_address, lambda run_id: None, dict, viewer_style="p { color: red }")
+    app = make_gateway(viewer_address, lambda run_id: None, dict, viewer_style="p { color: red }", viewer_script="go()")
     listener = socket.create_server(("127.0.0.1", 0))
     server = make_server(app)
     thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
@@ -121,10 +121,10 @@ def wait_for(condition: Any) -> None:
         time.sleep(0.01)
 
 
-def test_the_page_of_the_view_comes_through_with_our_style(gateway: str):
+def test_the_page_of_the_view_comes_through_with_our_style_and_script(gateway: str):
     answer = httpx.get(f"http://{gateway}/viewer/?initialCameraFov=1")
     assert answer.status_code == 200
-    assert answer.text == "<head><style>p { color: red }</style></head><p>view</p>"
+    assert answer.text == "<head><style>p { color: red }</style><script>go()</script></head><p>view</p>"
     assert answer.headers["content-type"].startswith("text/html")
     assert httpx.get(f"http://{gateway}/viewer/nothing.js").status_code == 404
 

@@ -147,6 +147,13 @@ def test_stages_are_shown_in_place_and_the_number_of_sides_may_change(viewer: Vi
     assert len(viewer._splats) == 3
 
 
+def test_the_first_scene_does_not_wait_for_its_turn_after_the_points(viewer: Viewer):
+    assert not viewer.show(Stage(2, (), "loading"))  # the same points in a ball: nothing to wait for
+    assert viewer.show(Stage(2, (freeze(ball(40)), freeze(ball(60))), ("run", 1)))
+    assert viewer.show(Stage(2, (), "the next run"))
+    assert viewer.show(Stage(1, (), "one side"))
+
+
 def test_a_view_follows_what_it_is_given_and_survives_a_failure(viewer: Viewer, caplog: pytest.LogCaptureFixture):
     scenes = (freeze(ball(40)),)
     answers = iter([Stage(1, scenes, 1), None, Stage(1, (freeze(ball(30, seed=4)),), 2)])

@@ -48,12 +48,16 @@ def make_gateway(
     health: Callable[[], dict[str, Any]],
     *,
     viewer_style: str = "",
+    viewer_script: str = "",
 ) -> FastAPI:
     """The ASGI application without the page, which is mounted on it afterwards.
 
-    viewer_address is host:port of the Viser server; run_folder gives the folder of a run or None; viewer_style is CSS
-    put into the view's own page.
+    viewer_address is host:port of the Viser server; run_folder gives the folder of a run or None; viewer_style (CSS) and
+    viewer_script (run before the view's own) are put into the view's own page.
     """
+    head = (f"<style>{viewer_style}</style>" if viewer_style else "") + (
+        f"<script>{viewer_script}</script>" if viewer_script else ""
+    )
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -75,7 +79,7 @@ def make_gateway(
 
     @app.get("/viewer/{path:path}")
     async def viewer_file(path: str, request: Request) -> Response:
-        return await forward_file(request.app.state.viewer, path, request, viewer_style)
+        return await forward_file(request.app.state.viewer, path, request, head)
 
     @app.websocket("/viewer")
     @app.websocket("/viewer/")
@@ -110,8 +114,8 @@ def find_file(run_folder: Callable[[str], Path | None], run_id: str, name: str) 
     return path if path.is_file() and path.resolve().is_relative_to(folder.resolve()) else None
 
 
-async def forward_file(viewer: httpx.AsyncClient, path: str, request: Request, style: str) -> Response:
-    """A file of the view's page from the Viser server, with our style put into its HTML."""
+async def forward_file(viewer: httpx.AsyncClient, path: str, request: Request, head: str) -> Response:
+    """A file of the view's page from the Viser server; ``head`` is put at the end of its HTML's head."""
     if any(segment == ".." for segment in re.split(r"[/\\]", path)):
         raise HTTPException(404, "There is no such file.")
     headers = {name: request.headers[name] for name in ASKED if name in request.headers}
@@ -121,8 +125,8 @@ async def forward_file(viewer: httpx.AsyncClient, path: str, request: Request, s
         raise HTTPException(502, "The 3D view is not running; restart the program.") from None
     kept = {name: answer.headers[name] for name in ANSWERED if name in answer.headers}
     content = answer.content
-    if style and answer.status_code == 200 and kept.get("content-type", "").startswith("text/html"):
-        content = content.replace(b"</head>", f"<style>{style}</style></head>".encode(), 1)
+    if head and answer.status_code == 200 and kept.get("content-type", "").startswith("text/html"):
+        content = content.replace(b"</head>", f"{head}</head>".encode(), 1)
     return Response(content, answer.status_code, kept)
 
 

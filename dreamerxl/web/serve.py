@@ -17,7 +17,7 @@ from dreamerxl.web.desk import Desk
 from dreamerxl.web.gateway import make_gateway
 from dreamerxl.web.panel import Offer, make_panel
 from dreamerxl.web.theme import HEAD, ICON, STYLE_SHEET, make_theme
-from dreamerxl.web.viewer import STYLE, Viewer, stage_of
+from dreamerxl.web.viewer import SCRIPT, STYLE, Viewer, stage_of
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ def make_site(manager: RunManager, offer: Offer, root_path: str = "") -> Site:
         desk.folder,
         lambda: {"started": started, **desk.health()},
         viewer_style=STYLE,
+        viewer_script=SCRIPT,
     )
     page = make_panel(desk, offer)
     app = gr.mount_gradio_app(

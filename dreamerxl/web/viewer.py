@@ -31,9 +31,8 @@ FIRST_ASPECT = 1.6  # assumed while a browser has not told the shape of its view
 
 MOST_SPLATS = 60_000  # 32 bytes a splat on the wire, less than once a second, for every visitor
 COUNT_STEP = 1024  # counts are padded to a multiple: the browser rebuilds its buffers whenever the count changes
-LOOK_S = 0.2  # between two looks for something new
-# A browser without a GPU draws for a quarter of a second after each update, on the cores that train: no more of them than help.
-FASTEST_S = 1.5  # between two updates
+LOOK_S = 0.1  # between two looks for something new
+FASTEST_S = 1.0  # between two updates: a browser draws for a quarter of a second after each, perhaps on the cores that train
 
 # Viser's own panel covers the picture and offers nothing that a visitor of the page needs; neither does the note that the
 # browser draws in software. Real troubles (no WebGL, an old browser) stay visible.
@@ -42,6 +41,48 @@ body, #root { background: #101216; }
 [data-dock-root] { background: radial-gradient(ellipse at 50% 42%, #262a33 0%, #171a20 55%, #101216 100%); }
 [data-floating-window], #webgl-software-rendering { display: none !important; }
 .mantine-Paper-root[style*="position: fixed"] { display: none !important; }
+"""
+
+# A browser without a GPU draws on a CPU, where a frame at full size takes half a second of a core: the view falls behind,
+# and training with it where both share a machine. Half the pixels each way and no multisampling cost a third of that, and
+# splats are soft enough that it is hardly seen. What is left is a cost of every splat in every frame, and Viser draws
+# several frames for each update: unless the visitor turns the view, they keep a distance that lets one end before the next.
+SCRIPT = """
+(() => {
+  const asked = new URL(location.href);
+  const probe = document.createElement('canvas').getContext('webgl');
+  const known = probe?.getExtension('WEBGL_debug_renderer_info');
+  const renderer = known ? probe.getParameter(known.UNMASKED_RENDERER_WEBGL) : '';
+  probe?.getExtension('WEBGL_lose_context')?.loseContext();
+  if (!/swiftshader|llvmpipe|softpipe|software|basic render/i.test(renderer)) return;
+  const make = HTMLCanvasElement.prototype.getContext;
+  HTMLCanvasElement.prototype.getContext = function (kind, options) {
+    return make.call(this, kind, kind.startsWith('webgl') ? {...options, antialias: false} : options);
+  };
+  if (!asked.searchParams.has('fixedDpr')) {
+    asked.searchParams.set('fixedDpr', '0.5');
+    history.replaceState(history.state, '', asked);
+  }
+  const apart = 300, pending = new Set();
+  const ask = window.requestAnimationFrame.bind(window), cancel = window.cancelAnimationFrame.bind(window);
+  let drawn = 0, turning = 0;
+  for (const kind of ['pointerdown', 'pointermove', 'wheel', 'keydown'])
+    addEventListener(kind, (event) => { if (kind !== 'pointermove' || event.buttons) turning = performance.now(); }, true);
+  window.requestAnimationFrame = (callback) => {
+    const frame = (now) => {
+      if (!pending.has(id)) return;
+      const wait = now === drawn || now - turning < 500 ? 0 : drawn + apart - now;
+      if (wait > 0) { setTimeout(() => ask(frame), wait); return; }
+      pending.delete(id);
+      drawn = now;
+      callback(now);
+    };
+    const id = ask(frame);
+    pending.add(id);
+    return id;
+  };
+  window.cancelAnimationFrame = (id) => { pending.delete(id); cancel(id); };
+})();
 """
 
 
@@ -110,9 +151,12 @@ class Viewer:
         self._follower.start()
 
     def show(self, stage: Stage) -> bool:
-        """Put a stage on view, in place where the number of sides stays; False where it is on view already."""
+        """Put a stage on view, in place where the number of sides stays; False where nothing new is to be seen."""
         before = self._stage
         if before is not None and (before.key, before.sides) == (stage.key, stage.sides):
+            return False
+        if before is not None and not before.scenes and not stage.scenes and before.sides == stage.sides:
+            self._stage = stage  # the same points in a ball: the first scene need not wait for its turn after them
             return False
         scenes = [pack(scene) for scene in stage.scenes] or [ready_ball()] * stage.sides
         with self._lock:
