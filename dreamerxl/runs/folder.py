@@ -1,4 +1,4 @@
-"""The folder of a run: run.json, metrics.jsonl, log.txt, checkpoints/, captures/, scenes/.
+"""The folder of a run: run.json, metrics.jsonl, log.txt, checkpoints/, captures/, scenes/, growth/, exports/.
 
 Every file but the two that only grow (metrics.jsonl, log.txt) is written whole under another name and then renamed, so
 a reader never sees half of one. A folder that cannot be written raises RunFolderError with a sentence.
@@ -17,7 +17,7 @@ from dreamerxl import files
 from dreamerxl.config import Variant
 from dreamerxl.errors import RunFolderError
 
-PARTS = ("checkpoints", "captures", "scenes")
+PARTS = ("checkpoints", "captures", "scenes", "growth", "exports")
 
 
 class RunFolder:
@@ -25,7 +25,7 @@ class RunFolder:
 
     def __init__(self, path: Path):
         self.path = Path(path)
-        self.checkpoints, self.captures, self.scenes = (self.path / part for part in PARTS)
+        self.checkpoints, self.captures, self.scenes, self.growth, self.exports = (self.path / part for part in PARTS)
 
     @classmethod
     def create(cls, path: Path) -> RunFolder:
