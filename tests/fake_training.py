@@ -90,6 +90,11 @@ class FakeTrainer:
         tensors = {f"{i}.{name}": value.detach() for i, side in enumerate(self.sides) for name, value in side.params.items()}
         return State(tensors, {"iteration": self.iteration})
 
+    def load_state_dict(self, state: State) -> None:
+        self.iteration = state.values["iteration"]
+        for index, side in enumerate(self.sides):
+            side.params = {name: torch.nn.Parameter(state.tensors[f"{index}.{name}"].clone()) for name in side.params}
+
 
 def decode(latents: torch.Tensor) -> torch.Tensor:
     """Grey pictures of eight times the latents' size."""

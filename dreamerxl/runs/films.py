@@ -105,11 +105,9 @@ def film(
     reach = extent([side.splats for side in sides])
     height, width = frame.shape[:2]
     options: dict[str, Any] = {"codec": "libx264", "pix_fmt_in": "rgb24", "pix_fmt_out": "yuv420p", "macro_block_size": 2}
-    encoding = ["-crf", "18", "-movflags", "+faststart", *mp4_options(caption.metadata)]
+    options |= {"quality": None, "output_params": ["-crf", "18", "-movflags", "+faststart", *mp4_options(caption.metadata)]}
     with replacing(path) as temporary:
-        writer = imageio_ffmpeg.write_frames(
-            str(temporary), (width, height), fps=FRAMES_PER_S, quality=None, output_params=encoding, **options
-        )
+        writer = imageio_ffmpeg.write_frames(str(temporary), (width, height), fps=FRAMES_PER_S, **options)
         try:
             writer.send(None)
             for index, shot in enumerate(shots):

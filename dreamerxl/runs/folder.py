@@ -36,7 +36,7 @@ class RunFolder:
                 raise RunFolderError(f"{path} is a file; name a folder that does not exist yet or is empty.")
             if folder.path.is_dir() and any(folder.path.iterdir()):
                 raise RunFolderError(f"The folder {path} is not empty; name one that does not exist yet, or empty it.")
-            for part in (folder.checkpoints, folder.captures, folder.scenes):
+            for part in (folder.checkpoints, folder.captures, folder.scenes, folder.growth, folder.exports):
                 part.mkdir(parents=True, exist_ok=True)
         return folder
 

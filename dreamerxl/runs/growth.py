@@ -8,6 +8,7 @@ MOST_BYTES, every other one is let go and the stride doubles, so the folder is b
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -42,6 +43,12 @@ class Growth:
                 if not self.due(moment):
                     for index in range(len(scenes)):
                         (self.folder / f"{moment:07d}-{index}.spz").unlink(missing_ok=True)
+
+    def adopt(self, folder: Path, iteration: int, sides: int) -> None:
+        """Take over a moment of the run that this one goes on from. Raises OSError."""
+        for index in range(sides):
+            name = f"{iteration:07d}-{index}.spz"
+            shutil.copyfile(folder / name, self.folder / name)
 
     def _too_much(self, sides: int) -> bool:
         kept = moments(self.folder, sides)

@@ -7,6 +7,7 @@ frozen values and are obeyed between two iterations. Views and snapshots come up
 from __future__ import annotations
 
 import contextlib
+import shutil
 import threading
 from collections import deque
 from collections.abc import Mapping
@@ -15,9 +16,10 @@ from typing import Any
 
 from dreamerxl.config import Settings
 from dreamerxl.errors import DreamerError, SettingsError
+from dreamerxl.runs.folder import explained
 from dreamerxl.runs.prepare import Preparation
 from dreamerxl.runs.run import ID_PATTERN, Run, RunView, new_run, read_run
-from dreamerxl.runs.worker import Change, MakeTrainer, Pace, Pause, Resume, Stop, carry_out
+from dreamerxl.runs.worker import Change, MakeTrainer, Pace, Pause, Resume, Stop, Watch, carry_out
 
 KEPT_SNAPSHOTS = 4
 CLOSING = "Stopped because the program was closed."
@@ -51,8 +53,11 @@ class RunManager:
         self._thread = threading.Thread(target=self._work, name="dreamerxl-worker", daemon=True)
         self._thread.start()
 
-    def submit(self, settings: Settings, owner: str | None = None, folder: Path | None = None) -> Run:
-        """Queue a run in a folder of its own: ``runs_dir/ID``, or ``folder`` where one is named.
+    def submit(
+        self, settings: Settings, owner: str | None = None, folder: Path | None = None, start: RunView | None = None
+    ) -> Run:
+        """Queue a run in a folder of its own: ``runs_dir/ID``, or ``folder`` where one is named. It begins at iteration 0,
+        or goes on from the newest checkpoint of ``start``, an ended run with as many sides.
 
         Raises SettingsError for an empty prompt, RunFolderError for a folder that cannot be written, DreamerError for
         a full queue.
@@ -63,7 +68,7 @@ class RunManager:
                 raise DreamerError("The program is closing; no run can start.")
             if len(self._waiting) >= self.max_queue:
                 raise DreamerError(f"The queue is full: {self.max_queue} runs are waiting. Try again when one has finished.")
-            run = new_run(settings, self.runs_dir, owner, folder)
+            run = new_run(settings, self.runs_dir, owner, folder, start)
             self._runs[run.id] = run
             self._waiting.append(run)
             self._renumber()
@@ -99,6 +104,25 @@ class RunManager:
         command = Change(side, dict(changes))
         run.view.settings.override(command.dotted())
         run.mailbox.put(command)
+
+    def watch(self, run_id: str, share: float) -> None:
+        """Give that share of a run's time (0.01 to 0.5) to showing it."""
+        if not 0.01 <= share <= 0.5:
+            raise SettingsError(f"The share of the time for the view is {share:g}; 0.01 to 0.5 is accepted.")
+        self._going(run_id).mailbox.put(Watch(share))
+
+    def delete(self, run_id: str) -> None:
+        """Remove an ended run and everything in its folder. Raises DreamerError for one that is still going on."""
+        run = self.get(run_id)
+        if not run.view.ended:
+            raise DreamerError(f"The run {run_id} is still going on; stop it first.")
+        with self._changed:
+            self._runs.pop(run_id, None)
+            if run in self._finished:
+                self._finished.remove(run)
+        with explained(run.folder.path):
+            (run.folder.path / "run.json").unlink(missing_ok=True)  # without it the folder is no run, however the rest goes
+            shutil.rmtree(run.folder.path)
 
     def get(self, run_id: str) -> Run:
         """The run of that id, of this program or found in ``runs_dir``. Raises DreamerError where there is none."""

@@ -31,6 +31,7 @@ MOST_CHANGES = 200  # live changes that are told, the latest
 MOST_PARTS = 5_000  # chunks or boxes that are looked at
 SCRIPT = '<script type="application/json" id="dreamerxl">'
 
+HOSTILE = (ValueError, LookupError, TypeError, AttributeError, RecursionError, struct.error, zlib.error)  # bytes lead to these
 PNG_MARK = b"\x89PNG\r\n\x1a\n"
 
 
@@ -83,15 +84,7 @@ def read_about(path: Path | str) -> dict[str, Any]:
             about = json.loads(text) if 0 < len(text) <= LONGEST else None
     except OSError as error:
         raise DreamerError(f"The file cannot be read: {error.strerror or error}.") from None
-    except (
-        ValueError,
-        LookupError,
-        TypeError,
-        AttributeError,
-        RecursionError,
-        struct.error,
-        zlib.error,
-    ):  # whatever hostile bytes lead to
+    except HOSTILE:
         about = None
     if not isinstance(about, dict) or not isinstance(about.get("settings"), dict):
         raise DreamerError("This file carries no settings of dreamerxl; pictures, films, scenes and pages that a run made do.")

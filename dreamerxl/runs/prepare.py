@@ -21,7 +21,7 @@ class Preparation:
         device = pick_device(settings.device)
         choice = resolve(settings.model, device)
         guidance = self._guidance_for(choice, settings.model, str(device))
-        notices = guidance.check_prompt(settings.prompt)
+        notices = guidance.check_prompt(settings.prompt, settings.prompting.negative_prompt)
         if settings.model == "auto":
             notices = [choice.reason, *notices]
         return Prepared(Trainer(settings, guidance), guidance.decode, guidance.label, str(guidance.device), tuple(notices))

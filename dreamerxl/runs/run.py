@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import queue
 import re
 import secrets
@@ -20,12 +21,14 @@ from dreamerxl.errors import RunFolderError
 from dreamerxl.hardware import machine, versions
 from dreamerxl.runs.curves import Curves, History
 from dreamerxl.runs.folder import RunFolder
+from dreamerxl.runs.marks import read_marks
 from dreamerxl.runs.snapshot import Snapshot, labels
 
 Status = Literal["queued", "loading", "running", "paused", "stopped", "done", "failed"]
 ENDED = frozenset({"stopped", "done", "failed"})
 
 FORMAT = 1
+VIEW_SHARE = 0.1  # of the time of a run that goes into showing it, unless its owner says otherwise
 ID_PATTERN = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}")
 
 
@@ -61,6 +64,9 @@ class RunView:
     timings: Mapping[str, float] = field(default_factory=dict)  # seconds of loading, iterations, snapshots, pauses
     queue_position: int = 0  # 1 is next, 0 is not waiting
     history: History = History()
+    marks: History = History()  # of the scenes at the moments of the growth (runs.marks)
+    view_share: float = VIEW_SHARE  # of the time goes into snapshots
+    owner_key: str = ""  # tells the owner across restarts without giving the token away
     snapshot: Snapshot | None = None
 
     @property
@@ -71,6 +77,10 @@ class RunView:
     def ended(self) -> bool:
         return self.status in ENDED
 
+    def belongs_to(self, owner: str | None) -> bool:
+        """Whether a visitor's token is that of the run's owner."""
+        return bool(owner) and (owner == self.owner or (bool(self.owner_key) and key_of(owner) == self.owner_key))
+
     @property
     def labels(self) -> tuple[str, ...]:
         return labels(self.settings.variants)
@@ -79,8 +89,9 @@ class RunView:
 class Run:
     """A run: read ``view`` from any thread without a lock. Commands go down through its mailbox, obeyed between iterations."""
 
-    def __init__(self, view: RunView, folder: RunFolder, submitted: Settings | None = None):
+    def __init__(self, view: RunView, folder: RunFolder, submitted: Settings | None = None, start: Path | None = None):
         self.folder = folder
+        self.start = start  # the folder of the run that this one goes on from
         self.submitted = submitted or view.settings
         self.mailbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._view = view
@@ -169,16 +180,21 @@ class Run:
             "final_settings": view.settings.to_dict(),
             "versions": versions(),
             "machine": machine(view.device),
+            "owner_key": view.owner_key,
         }
 
 
-def new_run(settings: Settings, runs_dir: Path, owner: str | None = None, path: Path | None = None) -> Run:
-    """A queued run with a fresh id and folder. Raises RunFolderError where the folder cannot be made."""
+def new_run(
+    settings: Settings, runs_dir: Path, owner: str | None = None, path: Path | None = None, start: RunView | None = None
+) -> Run:
+    """A queued run with a fresh id and folder, from iteration 0 or from where ``start`` stood. Raises RunFolderError where
+    the folder cannot be made."""
     created = time.time()
     run_id = new_id(created)
     folder = RunFolder.create(path or runs_dir / run_id)
-    run = Run(RunView(run_id, folder.path, settings, owner, "queued", created), folder)
-    run.record("queued", "Waiting for its turn.")
+    view = RunView(run_id, folder.path, settings, owner, "queued", created, owner_key=key_of(owner) if owner else "")
+    run = Run(view, folder, start=None if start is None else start.folder)
+    run.record("queued", "Waiting for its turn." if start is None else f"Waiting for its turn; goes on from {start.id}.")
     return run
 
 
@@ -214,6 +230,7 @@ def read_run(path: Path, with_curves: bool = True) -> Run:
             iteration=record["iteration"],
             its_per_s=record["its_per_s"],
             timings=record["timings_s"],
+            owner_key=str(record.get("owner_key", "")),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise RunFolderError(f"{path / 'run.json'} is not the record of a run ({type(error).__name__}: {error}).") from None
@@ -222,7 +239,15 @@ def read_run(path: Path, with_curves: bool = True) -> Run:
     curves = Curves()
     for line in folder.read_metrics() if with_curves else ():
         curves.add(line["iteration"], line["sides"])
-    return Run(dataclasses.replace(view, history=curves.history()), folder, submitted)
+    marks = Curves()
+    for line in read_marks(folder.growth) if with_curves else ():
+        marks.add(line["iteration"], line["sides"])
+    return Run(dataclasses.replace(view, history=curves.history(), marks=marks.history()), folder, submitted)
+
+
+def key_of(owner: str) -> str:
+    """What is kept of an owner's token."""
+    return hashlib.sha256(f"dreamerxl {owner}".encode()).hexdigest()[:32]
 
 
 def utc(seconds: float) -> str:

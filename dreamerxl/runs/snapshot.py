@@ -19,6 +19,7 @@ from dreamerxl.gaussians.depth import FARTHEST
 from dreamerxl.gaussians.scene import FrozenSplats, freeze
 
 SIDE_IMAGE = 512
+NO_FRUSTUMS = np.zeros((0, 5, 3), np.float32)
 METRICS = ("grad_norm", "clipped_norm", "clipped_share", "latent_norm", "count", "t", "s", "mu")
 
 VIRIDIS = "440154 472d7b 3b528b 2c728e 21918c 28ae80 5ec962 addc30 fde725"
@@ -49,6 +50,7 @@ class Snapshot:
     its_per_s: float
     eta_s: float
     sides: tuple[SideSnapshot, ...]
+    frustums: np.ndarray = NO_FRUSTUMS  # [B, 5, 3], of the last iteration's views; see `dreamerxl.cameras.frustums`
 
 
 def labels(variants: Sequence[Variant]) -> tuple[str, ...]:

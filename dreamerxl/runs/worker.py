@@ -6,24 +6,27 @@ import gc
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from dreamerxl.config import Settings, Variant
-from dreamerxl.errors import DreamerError
-from dreamerxl.gaussians.export import write_ply
+from dreamerxl.errors import DreamerError, RunFolderError
+from dreamerxl.gaussians.ply import write_ply
 from dreamerxl.gaussians.scene import FrozenSplats, freeze
 from dreamerxl.runs.curves import Curves
-from dreamerxl.runs.folder import explained, scene_paths
-from dreamerxl.runs.run import Run
+from dreamerxl.runs.folder import RunFolder, explained, scene_paths
+from dreamerxl.runs.growth import Growth, moments
+from dreamerxl.runs.marks import Judge, append_marks, read_marks, take_marks
+from dreamerxl.runs.metadata import describe, to_text
+from dreamerxl.runs.run import VIEW_SHARE, Run
 from dreamerxl.runs.snapshot import Snapshot, labels, metrics, take_sides
 from dreamerxl.training import checkpoint
 
 SLOWEST_SNAPSHOTS_S = 1.2  # the view is to change every two seconds at least, and an iteration may come in between
-SNAPSHOT_SHARE = 0.1
 KEPT_CHECKPOINTS = 2
 
 
@@ -37,6 +40,7 @@ class TrainerLike(Protocol):
     def step(self) -> Any: ...
     def replace_variant(self, index: int, variant: Variant) -> None: ...
     def state_dict(self) -> Any: ...
+    def load_state_dict(self, state: Any) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,7 @@ class Prepared:
     model: str = ""
     device: str = "cpu"
     notices: tuple[str, ...] = ()
+    judge: Judge | None = None  # scores renders, where the model brings one
 
 
 MakeTrainer = Callable[[Settings], Prepared]
@@ -83,17 +88,26 @@ class Change:
 
 
 @dataclass(frozen=True)
+class Watch:
+    """Give that share of the time to snapshots for the viewer, from now on."""
+
+    share: float
+
+
+@dataclass(frozen=True)
 class Pace:
     """How often snapshots are taken and how long a paused run may keep others waiting."""
 
     snapshot_seconds: float = 0.7
     pause_limit_seconds: float = 600.0
+    view_share: float = VIEW_SHARE  # of the time may go into snapshots
 
 
 def snapshot_interval(pace: Pace, costs: Sequence[float]) -> float:
     """Seconds from one snapshot to the next. The least of the latest costs counts: one snapshot that took long because
-    others had the cores is no reason to wait."""
-    return max(pace.snapshot_seconds, min(min(costs) / SNAPSHOT_SHARE, SLOWEST_SNAPSHOTS_S))
+    others had the cores is no reason to wait. A share of the time other than VIEW_SHARE stretches or shortens it all."""
+    usual = max(pace.snapshot_seconds, min(min(costs) / VIEW_SHARE, SLOWEST_SNAPSHOTS_S))
+    return usual * (VIEW_SHARE / pace.view_share)
 
 
 def carry_out(run: Run, make_trainer: MakeTrainer, pace: Pace, others_wait: Callable[[], bool]) -> None:
@@ -139,7 +153,9 @@ class Session:
         self.trainer = prepared.trainer
         self.settings = run.view.settings
         self.report: Any = None
-        self.curves = Curves()
+        self.curves, self.marks = Curves(), Curves()
+        self.growth = Growth(run.folder.growth, self.settings.iterations)
+        self.kept: int | None = None  # the iteration of the latest moment of the growth
         self.seconds_per_iteration: float | None = None
         self.snapshot_at, self.snapshot_costs = 0.0, deque([0.0], maxlen=2)
         self.timings = {"loading": loading, "iterations": 0.0, "snapshots": 0.0, "paused": 0.0}
@@ -158,6 +174,8 @@ class Session:
         )
         if not started:  # stopped while the model was loading
             return
+        if self.run.start is not None:
+            self.take_up(self.run.start)
         status, reason = "done", ""
         while self.trainer.iteration < self.settings.iterations:
             stop = self.obey()
@@ -167,6 +185,8 @@ class Session:
             self.iterate()
         if self.report is not None:
             self.publish_snapshot()
+            if self.kept != self.trainer.iteration:
+                self.keep_moment()
         self.save_scenes()
         self.save_checkpoint()
         text = reason or f"All {self.settings.iterations} iterations are done."
@@ -187,6 +207,8 @@ class Session:
         if every and done % every == 0 and done < self.settings.iterations:
             self.save_checkpoint()
         self.run.update(iteration=done)
+        if self.growth.due(done):
+            self.keep_moment()
         due = self.snapshot_at + snapshot_interval(self.pace, self.snapshot_costs)
         if done == 1 or time.monotonic() + seconds / 2 >= due:  # now, if the end of the next iteration is farther from due
             self.publish_snapshot()
@@ -213,6 +235,9 @@ class Session:
                 stop = command
             elif isinstance(command, Change):
                 self.change(command)
+            elif isinstance(command, Watch):
+                self.pace = replace(self.pace, view_share=command.share)
+                self.run.update(view_share=command.share)
             elif isinstance(command, Pause) and paused_at is None:
                 paused_at = time.monotonic()
                 self.pause()
@@ -257,6 +282,44 @@ class Session:
         self.snapshot_costs.append(self.snapshot_at - begun)
         self.timings["snapshots"] += self.snapshot_costs[-1]
 
+    def keep_moment(self) -> None:
+        """Add the scenes as they are now to the run's growth, with their marks. A full disk ends no run: it is logged."""
+        begun = time.monotonic()
+        self.kept = self.trainer.iteration
+        scenes = [freeze(side.params) for side in self.trainer.sides]
+        marks = take_marks(scenes, self.prepared.judge)
+        try:
+            self.growth.keep(self.kept, scenes)
+            append_marks(self.growth.folder, self.kept, marks)
+        except OSError as error:
+            self.run.folder.log(error)
+        self.marks.add(self.kept, marks)
+        self.run.update(marks=self.marks.history())
+        self.timings["snapshots"] += time.monotonic() - begun
+
+    def take_up(self, before: Path) -> None:
+        """Go on where the run in that folder stood: its newest checkpoint, its curves and its growth."""
+        newest = checkpoint.latest(before / "checkpoints")
+        if newest is None:
+            raise RunFolderError("The run to go on from left no checkpoint.")
+        self.trainer.load_state_dict(checkpoint.load(newest))
+        done = self.trainer.iteration
+        for index, variant in enumerate(self.settings.variants):  # as asked now, not as they were then
+            self.trainer.replace_variant(index, variant)
+        earlier = RunFolder(before)
+        for line in earlier.read_metrics():
+            if line["iteration"] <= done:
+                self.run.folder.append_metrics(line)
+                self.curves.add(line["iteration"], line["sides"])
+        for line in read_marks(earlier.growth):
+            if line["iteration"] <= done:
+                append_marks(self.growth.folder, line["iteration"], line["sides"])
+                self.marks.add(line["iteration"], line["sides"])
+        for iteration in moments(earlier.growth, len(self.settings.variants)):
+            if iteration <= done:
+                self.growth.adopt(earlier.growth, iteration, len(self.settings.variants))
+        self.run.update(iteration=done, history=self.curves.history(), marks=self.marks.history())
+
     def save_scenes(self) -> None:
         """Write the scenes as they are now."""
         self.write_scenes([freeze(side.params) for side in self.trainer.sides])
@@ -282,4 +345,4 @@ class Session:
         paths = scene_paths(self.run.folder.path, self.settings.variants)
         with explained(self.run.folder.scenes):
             for path, splats in zip(paths, scenes, strict=True):
-                write_ply(path, splats)
+                write_ply(path, splats, to_text(describe(self.run.view)))
