@@ -98,8 +98,19 @@ class Views:
     elevation_min_deg: float = setting(-15.0, "lowest camera", low=-89, high=89, unit="degrees")
     elevation_max_deg: float = setting(45.0, "highest camera", low=-89, high=89, unit="degrees")
     azimuth_range_deg: float = setting(180.0, "cameras lie within this of the front", low=0, high=180, unit="degrees")
+    angle_gamma: float = setting(
+        1.0, "above 1 draws azimuth and elevation towards the middle of their ranges (released: rand_cam_gamma)", low=0.1, high=10
+    )
+    widen_rule: Literal["linear", "released"] = setting(
+        "linear", "linear: all ranges widen evenly; released: every 500 iterations, elevation excepted"
+    )
     widen_start: float = setting(1.0, "share of the azimuth and elevation ranges used at iteration 0", low=0, high=1)
-    widen_iterations: int = setting(0, "iterations over which the ranges widen to the whole", low=0, high=1_000_000)
+    widen_iterations: int = setting(0, "iterations over which the ranges widen to the whole (linear)", low=0, high=1_000_000)
+    start_radius_min: float | None = setting(None, "nearest camera at iteration 0; empty takes radius_min", low=1.05, high=100)
+    start_radius_max: float | None = setting(None, "farthest camera at iteration 0; empty takes radius_max", low=1.05, high=100)
+    start_fovy_min_deg: float | None = setting(
+        None, "narrowest vertical field of view at iteration 0; empty takes fovy_min_deg", low=1, high=150, unit="degrees"
+    )
     random_background: float = setting(0.5, "probability of a random or black background instead of white", low=0, high=1)
 
 
@@ -115,16 +126,32 @@ class Prompting:
     right: str = setting("side view", "phrase for azimuth -90 (the object's right)")
     overhead: str = setting("", "phrase for views from above; empty leaves elevation out of the prompt")
     depth: str = setting("", "phrase added when the depth is guided instead of the colour")
+    empty: Literal["model", "text"] = setting(
+        "model", "what an empty prompt is to SDXL: zeros, as it was trained, or the embedding of the empty text (released code)"
+    )
+    perp_neg: bool = setting(
+        False, "Perp-Neg (Armandpour et al.): push away from the phrases of the other sides; two more predictions a view"
+    )
+    perp_neg_weight: float = setting(2.0, "Perp-Neg: strength (released: -negative_w)", low=0, high=20)
+    perp_neg_front_decay: float = setting(2.0, "Perp-Neg: how fast the push from the front's phrase fades", low=0, high=100)
+    perp_neg_side_decay: float = setting(10.0, "Perp-Neg: how fast the push from the sides' phrases fades", low=0, high=100)
 
 
 @dataclass(frozen=True)
 class Initialization:
     """Where the Gaussians start."""
 
-    shape: Literal["ball", "shell", "box", "file"] = setting("ball", "points in a ball, on a sphere, in a cube, or from a .ply")
+    shape: Literal["ball", "shell", "box", "text", "file"] = setting(
+        "ball", "points in a ball, on a sphere, in a cube, on what Shap-E makes of a text, or from a file"
+    )
     count: int = setting(100_000, "Gaussians at the start", low=10, high=5_000_000)
     radius: float = setting(0.6, "radius of the ball or sphere, half side of the cube", low=0.01, high=10)
-    file: str = setting("", "a .ply of coloured points or of Gaussians, for shape 'file'")
+    prompt: str = setting("", "for shape 'text': what to make first, in a few words (released: init_prompt); empty: the prompt")
+    file: str = setting("", "for shape 'file': a .ply of points or Gaussians, a .splat, or a mesh (.glb, .obj)")
+    up: Literal["auto", "z", "y", "-y"] = setting("auto", "which axis points up in the file; auto: y in meshes, else z")
+    turn_deg: float = setting(0.0, "turns a file's scene around the vertical, to the left", low=-180, high=180, unit="degrees")
+    fit: bool = setting(False, "scale a file's Gaussians into the ball of the radius, as is done with points and meshes")
+    keep_colors: bool = setting(True, "start with the colours of the text's or file's points; off: grey (released code)")
     opacity: float = setting(0.1, "initial opacity", low=1e-4, high=0.999)
     scale: float | None = setting(
         None, "initial standard deviation; empty takes it from the distance to the neighbours", low=1e-5, high=10
@@ -176,6 +203,46 @@ class Losses:
 
 
 @dataclass(frozen=True)
+class Weights:
+    """How the diffusion model's weights are read and what is added to them."""
+
+    precision: Literal["auto", "bfloat16", "float16", "float32"] = setting(
+        "auto", "auto: bfloat16 on CUDA, float32 on a CPU; SDXL's own VAE leaves float16 out"
+    )
+    vae: str = setting("", "another VAE: a folder, a hub id or a .safetensors file; empty takes the model's own")
+    loras: str = setting("", "LoRA .safetensors files, comma-separated, each with @SCALE behind it where that is not 1")
+    prediction: Literal["auto", "epsilon", "v_prediction"] = setting(
+        "auto", "what the network of a single .safetensors file predicts; auto looks into the file"
+    )
+
+
+NEGATIVE = "unrealistic, blurry, low quality, out of focus, ugly, low contrast, dull, dark, low-resolution, oversaturation."
+RELEASED_RULES: dict[str, Any] = {  # where the released code departs from the paper or decides what it leaves open
+    "variants.mu_rule": "released",
+    "variants.inversion_start": "noised",
+    "variants.max_inversion_steps": 5,
+    "variants.delta_s": 200,
+    "variants.delta_t_start": 100,
+    "variants.depth_clip_rule": "released",
+    "variants.weight": "released",
+    "timesteps.rule": "released",
+    "timesteps.t_min": 20,
+    "timesteps.t_max": 500,
+    "timesteps.t_max_start": 980,
+    "views.widen_rule": "released",
+    "prompting.negative_prompt": NEGATIVE,
+    "prompting.inversion_prompt": "",
+    "prompting.empty": "text",
+    "initialization.keep_colors": False,
+    "losses.depth_ratio": 0.2,
+    "losses.tv_color": 1.0,
+    "losses.tv_depth": 1.0,
+    "losses.scale": 1.0,
+}
+RELEASED_ANNEALING = 0.3  # of the iterations: 750 of 2500
+
+
+@dataclass(frozen=True)
 class Settings:
     """A whole run. ``Settings()`` is the paper's; presets and overrides change single fields."""
 
@@ -194,6 +261,7 @@ class Settings:
             "unit": "",
         },
     )
+    weights: Weights = field(default_factory=Weights)
     checkpoint_every: int = setting(250, "iterations between two checkpoints; 0 writes only the last", low=0, high=1_000_000)
     timesteps: Timesteps = field(default_factory=Timesteps)
     views: Views = field(default_factory=Views)
@@ -206,6 +274,20 @@ class Settings:
     def __post_init__(self) -> None:
         check_ranges(self)
         check_pairs(self)
+
+    def released(self) -> Settings:
+        """The same run with every rule the released code's (README's table); see ``with_rules``."""
+        return self.with_rules("released")
+
+    def with_rules(self, rules: Rule) -> Settings:
+        """The same run with every rule the paper's or the released code's, and the numbers that belong to the rules.
+
+        What is a matter of the model and the machine stays: resolution, counts, learning rates, clipping thresholds.
+        """
+        if rules == "paper":
+            return self.override({name: _default(name) for name in (*RELEASED_RULES, "timesteps.anneal_iterations")})
+        annealing = {"timesteps.anneal_iterations": round(RELEASED_ANNEALING * self.iterations)}
+        return self.override(RELEASED_RULES | annealing)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Settings:
@@ -272,8 +354,14 @@ def check_ranges(section: Any, path: str = "") -> None:
 def check_pairs(settings: Settings) -> None:
     """Refuse ranges whose ends are the wrong way round and choices that lack their companion. Raises SettingsError."""
     views, steps = settings.views, settings.timesteps
-    for low, high in (("radius_min", "radius_max"), ("fovy_min_deg", "fovy_max_deg"), ("elevation_min_deg", "elevation_max_deg")):
-        if getattr(views, low) > getattr(views, high):
+    for low, high in (
+        ("radius_min", "radius_max"),
+        ("start_radius_min", "start_radius_max"),
+        ("fovy_min_deg", "fovy_max_deg"),
+        ("start_fovy_min_deg", "fovy_max_deg"),
+        ("elevation_min_deg", "elevation_max_deg"),
+    ):
+        if None not in (getattr(views, low), getattr(views, high)) and getattr(views, low) > getattr(views, high):
             raise SettingsError(
                 f"views.{low} is {getattr(views, low):g}, above views.{high} = {getattr(views, high):g}; it must not be larger."
             )
@@ -282,7 +370,7 @@ def check_pairs(settings: Settings) -> None:
             f"timesteps.t_min, t_max, t_max_start are {steps.t_min}, {steps.t_max}, {steps.t_max_start}; they must not fall."
         )
     if settings.initialization.shape == "file" and not settings.initialization.file:
-        raise SettingsError("initialization.shape is 'file' but initialization.file is empty; name a .ply.")
+        raise SettingsError("initialization.shape is 'file' but initialization.file is empty; name a .ply, .splat, .glb or .obj.")
 
 
 def leaf_fields(section: type = Settings, path: str = "") -> list[tuple[str, dataclasses.Field]]:
@@ -297,6 +385,10 @@ def leaf_fields(section: type = Settings, path: str = "") -> list[tuple[str, dat
         else:
             found.append((f"{path}{item.name}", item))
     return found
+
+
+def _default(name: str) -> Any:
+    return next(item.default for path, item in leaf_fields() if path == name)
 
 
 def parse_value(text: str) -> Any:

@@ -7,12 +7,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import httpx
-import huggingface_hub
 import pytest
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
-from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 
 from dreamerxl.diffusion.ddim import ddim_step
 from dreamerxl.errors import DeviceError, SettingsError, WeightsError
@@ -162,7 +159,7 @@ def test_only_safetensors_are_read(tmp_path: Path) -> None:
         load_guidance(str(pickled), "cpu")
     fake = tmp_path / "model.safetensors"
     fake.write_bytes(b"\x80\x04garbage")
-    with pytest.raises(WeightsError, match="cannot be loaded"):
+    with pytest.raises(WeightsError, match=r"is not a \.safetensors file"):
         load_guidance(str(fake), "cpu")
 
 
@@ -196,7 +193,11 @@ def test_broken_folders_get_a_sentence(tmp_path: Path, model_folders: dict[str, 
     torn = copy(model_folders["sd"], tmp_path / "torn")
     weights = torn / "vae" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(WeightsError, match="torn cannot be loaded"):
+    with pytest.raises(WeightsError, match=r"vae/diffusion_pytorch_model\.safetensors of the model torn .*hardly begun"):
+        load_guidance(str(torn), "cpu")
+    weights = torn / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    with pytest.raises(WeightsError, match=r"unet/diffusion_pytorch_model.* is cut short: .* of .* are there\. Delete it"):
         load_guidance(str(torn), "cpu")
 
 
@@ -212,52 +213,6 @@ def test_other_kinds_of_model_are_refused(tmp_path: Path, model_folders: dict[st
     (inpainting / "unet" / "config.json").write_text(json.dumps({**config, "in_channels": 9}))
     with pytest.raises(WeightsError, match="takes 9 channels and gives 4"):
         load_guidance(str(inpainting), "cpu")
-
-
-NO = httpx.Response(403, request=httpx.Request("GET", "http://hub"))
-
-
-@pytest.mark.parametrize(
-    ("error", "sentence"),
-    [
-        (GatedRepoError("no", response=NO), "is gated"),
-        (RepositoryNotFoundError("no", response=NO), "There is no model"),
-        (LocalEntryNotFoundError("no"), "cannot be reached"),
-        (OSError("network is down\nlong trace"), r"cannot be downloaded \(network is down\)"),
-    ],
-)
-def test_what_the_hub_refuses_is_explained(error: Exception, sentence: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*args: object, **kwargs: object) -> list[str]:
-        raise error
-
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", fail)
-    with pytest.raises(WeightsError, match=sentence):
-        load_guidance("owner/model", "cpu")
-
-
-def test_without_downloads_only_the_cache_is_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(WeightsError, match=r"owner/model is not in the local hub cache and downloads are off.*embedded"):
-        load_guidance("owner/model", "cpu", download=False)
-
-
-def test_one_set_of_weights_is_fetched_for_each_part() -> None:
-    stem = "diffusion_pytorch_model"
-    files = [
-        "model_index.json",
-        "README.md",
-        "sd.ckpt",
-        "sd.safetensors",
-        "scheduler/scheduler_config.json",
-        "tokenizer/vocab.json",
-    ]
-    files += [f"unet/{stem}.{end}" for end in ("bin", "safetensors", "fp16.safetensors", "fp16.bin", "non_ema.safetensors")]
-    files += ["unet/config.json", "vae/config.json", f"vae/{stem}.safetensors", f"vae/{stem}.msgpack"]
-    wanted = models._wanted(files)
-    assert f"unet/{stem}.fp16.safetensors" in wanted and f"vae/{stem}.safetensors" in wanted
-    assert len([name for name in wanted if name.startswith("unet/")]) == 2
-    assert not any(name.endswith((".bin", ".ckpt", ".msgpack")) for name in wanted) and "sd.safetensors" not in wanted
 
 
 def test_asking_for_a_card_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:

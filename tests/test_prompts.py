@@ -20,6 +20,8 @@ OVERHEAD = Prompting(overhead="overhead view")
 class Letters:
     """Embeds a text as its length and its count of commas, and keeps what it was asked."""
 
+    zeros_for_empty = False
+
     def __init__(self) -> None:
         self.asked: list[list[str]] = []
 

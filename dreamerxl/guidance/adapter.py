@@ -37,6 +37,8 @@ class Guidance:
     dtype: torch.dtype
     subjects: tuple[str, ...] = ()  # what a model of few words can make; empty: anything
     qualities: tuple[str, ...] = ()  # and what can be said about it
+    zeros_for_empty: bool = False  # trained with zeros where there is no prompt (SDXL)
+    notes: tuple[str, ...] = ()  # sentences for the visitor about how it was loaded
 
     def __post_init__(self) -> None:
         for part in (self.unet, self.vae, *self.text_encoders):
@@ -71,14 +73,14 @@ class Guidance:
         if images.shape[-2:] != (self.resolution, self.resolution):
             size = (self.resolution, self.resolution)
             images = F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True)
-        mean = self.vae.encode((images * 2 - 1).to(self.dtype)).latent_dist.mean.float()
+        mean = self.vae.encode((images * 2 - 1).to(self.vae.dtype)).latent_dist.mean.float()
         return (mean - (self.vae.config.shift_factor or 0.0)) * self.vae.config.scaling_factor
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Images [B, 3, H, W] in 0..1 of latents [B, C, h, w]."""
         latents = latents / self.vae.config.scaling_factor + (self.vae.config.shift_factor or 0.0)
-        return (self.vae.decode(latents.to(self.dtype)).sample.float() / 2 + 0.5).clamp(0, 1)
+        return (self.vae.decode(latents.to(self.vae.dtype)).sample.float() / 2 + 0.5).clamp(0, 1)
 
     @torch.no_grad()
     def embed(self, prompts: list[str]) -> Conditioning:

@@ -35,6 +35,13 @@ class Conditioning:
         # in float32: bf16 weights need not sum to 1, and a size of 1024 would become 1028
         return self._each(lambda part: torch.einsum("bn,n...->b...", weights.to(part.device), part.float()).to(part.dtype))
 
+    def blanked(self, index: int) -> Conditioning:
+        """The same rows, the text of one of them all zeros; its sizes stay."""
+        keep = torch.ones(len(self), dtype=torch.bool, device=self.hidden.device)
+        keep[index] = False
+        pooled = None if self.pooled is None else self.pooled * keep[:, None]
+        return Conditioning(self.hidden * keep[:, None, None], pooled, self.time_ids)
+
     def _each(self, change: Callable[[Tensor], Tensor]) -> Conditioning:
         pooled = None if self.pooled is None else change(self.pooled)
         time_ids = None if self.time_ids is None else change(self.time_ids)

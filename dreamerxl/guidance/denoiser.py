@@ -2,7 +2,8 @@
 
 Sides of a run go through their methods together: each round collects what every side asks, merges repeated rows
 (same latents, timestep and prompt), evaluates the network once with each row's own timestep, and hands the answers
-back. Guidance: eps_negative + w (eps_cond - eps_negative), w the side's guidance_scale.
+back. Guidance: eps_negative + w (eps_cond - eps_negative), w the side's guidance_scale; with Perp-Neg, two more rows
+for each guided query (perp_neg.py).
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from torch import Tensor
 from dreamerxl.distillation.queries import Distillation, Predictions, Queries, Query
 from dreamerxl.distillation.score import Score
 from dreamerxl.guidance.conditioning import Conditioning, join
+from dreamerxl.guidance.perp_neg import Away, guide
 
-Prompt: TypeAlias = Literal["views", "negative", "inversion"]
+Prompt: TypeAlias = Literal["views", "negative", "inversion", "away_1", "away_2"]
 Row: TypeAlias = tuple[int, int, Prompt]  # id of the latents, timestep, prompt
 
 
@@ -41,11 +43,15 @@ class Denoiser:
         inversion: Conditioning | None,
         guidance_scales: Sequence[float],
         max_rows: int | None = None,
+        away: Away | None = None,
     ) -> None:
         self.network = network
         self.prompts: dict[Prompt, Conditioning] = {"views": views, "negative": negative}
         if inversion is not None:  # None: the same prompt as the negative one, whose rows then serve both
             self.prompts["inversion"] = inversion
+        if away is not None:
+            self.prompts |= {"away_1": away.first, "away_2": away.second}
+        self.away = away
         self.guidance_scales = guidance_scales
         self.max_rows = max_rows
         self.evaluations = 0
@@ -68,11 +74,19 @@ class Denoiser:
         x = id(query.x)
         if not query.guided:
             return [(x, query.t, "inversion" if "inversion" in self.prompts else "negative")]
-        wanted: list[Prompt] = ["views"] if scale == 1 else ["negative"] if scale == 0 else ["negative", "views"]
+        wanted: list[Prompt] = ["negative", "views"]
+        if scale == 0:
+            wanted = ["negative"]
+        elif self.away is not None:
+            wanted = ["negative", "views", "away_1", "away_2"]
+        elif scale == 1:
+            wanted = ["views"]
         return [(x, query.t, prompt) for prompt in wanted]
 
     def _guide(self, query: Query, scale: float, found: dict[Row, Tensor]) -> Tensor:
         parts = [found[row] for row in self._rows(query, scale)]
+        if self.away is not None and len(parts) > 2:
+            return guide(parts[0], parts[1], parts[2:], self.away.weights, scale)
         return parts[0] if len(parts) == 1 else parts[0] + scale * (parts[1] - parts[0])
 
     def _predict(self, rows: list[Row], latents: Mapping[int, Tensor]) -> list[Tensor]:

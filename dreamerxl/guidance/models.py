@@ -1,30 +1,30 @@
-"""Names of diffusion models and how they are read: the embedded one, folders, the hub, single files.
+"""Names of diffusion models and what they stand for: the embedded one, folders, the hub, single files.
 
-Stable Diffusion 1.x, 2.x (v-prediction too), SDXL and the embedded model are loaded alike. Weights are read from
-.safetensors files only: a pickle can run code, and the page lets visitors name a model. For the same reason the parts
-are loaded by known classes, never by the class names that a folder brings along.
+Stable Diffusion 1.x, 2.x (v-prediction too), SDXL and the embedded model are loaded alike, then changed as the settings
+ask: another VAE, LoRAs, another precision.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from dreamerxl.diffusion.schedule import from_diffusers
+from dreamerxl.config import Weights
 from dreamerxl.errors import DeviceError, DreamerError, WeightsError
 from dreamerxl.guidance.adapter import Guidance
+from dreamerxl.guidance.hub import Say, cached_folder, fetch, silent
+from dreamerxl.guidance.lora import apply_loras, parse_loras
+from dreamerxl.guidance.parts import Parts, load_folder, load_vae, wanted_files, without_progress_bars
+from dreamerxl.guidance.single_file import load_file, load_vae_file
 
 EMBEDDED = Path(__file__).resolve().parent.parent / "miniature" / "weights"
 SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
-WEIGHTS = "*.safetensors"
+FP16_VAE = "madebyollin/sdxl-vae-fp16-fix"
 KINDS = "Accepted: auto, embedded, a diffusers folder, a hub id like 'owner/name', or a .safetensors file."
 HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 
@@ -84,39 +84,123 @@ def _automatic(device: torch.device) -> ModelChoice:
 
 
 def _is_cached(repository: str) -> bool:
-    from huggingface_hub import try_to_load_from_cache
-
-    def cached(*names: str) -> bool:
-        return any(isinstance(try_to_load_from_cache(repository, name), str) for name in names)
-
-    stem = "diffusion_pytorch_model"
-    return cached("model_index.json") and all(
-        cached(f"{part}/{stem}.safetensors", f"{part}/{stem}.fp16.safetensors") for part in ("unet", "vae")
-    )
+    folder = cached_folder(repository)
+    return folder is not None and all(any((folder / part).glob("*.safetensors")) for part in ("unet", "vae"))
 
 
-def load_guidance(name: str, device: torch.device | str = "auto", *, download: bool = True) -> Guidance:
+def load_guidance(
+    name: str,
+    device: torch.device | str = "auto",
+    weights: Weights | None = None,
+    say: Say = silent,
+    *,
+    download: bool = True,
+) -> Guidance:
     """The guidance that a name stands for: 'auto', 'embedded', a folder, a hub id or a .safetensors file.
 
-    On CUDA everything is bf16 (SDXL's VAE gives NaN in fp16), on a CPU float32. ``download=False`` uses only what
-    the local hub cache holds. Raises WeightsError with a sentence for whatever cannot be loaded.
+    ``say`` hears what is being downloaded and read. ``download=False`` uses only what the local hub cache holds.
+    Raises WeightsError with a sentence for whatever cannot be loaded.
     """
+    weights = weights or Weights()
     device = pick_device(device) if isinstance(device, str) else device
     choice = resolve(name, device)
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    dtype = pick_dtype(weights.precision, device)
     try:
-        if choice.kind == "file":
-            return _load_file(choice, device, dtype)
-        folder = Path(choice.source) if choice.kind == "folder" else _fetch(choice.source, download)
-        with _without_progress_bars():
-            guidance = _load_folder(folder, choice.label, device, dtype)
-        return _with_language(guidance) if folder == EMBEDDED else guidance
+        loras = parse_loras(weights.loras)
+        with without_progress_bars():
+            parts = _load_parts(choice, weights, dtype, say, download)
+            if weights.vae:
+                parts.vae = _load_other_vae(weights.vae, parts.vae, dtype, say, download)
+            apply_loras(parts, loras, choice.label, say)
+            notes = _spare_the_vae(parts, device, dtype)
+        say(f"Moving {choice.label} to the {'card' if device.type == 'cuda' else 'memory'}.")
+        guidance = Guidance(
+            label=choice.label,
+            unet=parts.unet,
+            vae=parts.vae,
+            tokenizers=parts.tokenizers,
+            text_encoders=parts.text_encoders,
+            schedule=parts.schedule,
+            device=device,
+            dtype=dtype,
+            zeros_for_empty=parts.zeros_for_empty,
+            notes=notes,
+        )
+        return _with_language(guidance) if choice.source == str(EMBEDDED) else guidance
     except DreamerError:
         raise
     except torch.cuda.OutOfMemoryError:
         raise WeightsError(f"The model {choice.label} does not fit into the memory of the CUDA card.") from None
     except Exception as error:  # the loaders of three libraries raise anything on malformed files
-        raise WeightsError(f"The model {choice.label} cannot be loaded: {_first_line(error)}") from error
+        lines = str(error).strip().splitlines()
+        raise WeightsError(f"The model {choice.label} cannot be loaded: {(lines or [type(error).__name__])[0][:300]}") from error
+
+
+def pick_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """What the networks compute in: on CUDA bfloat16 (SDXL's own VAE gives NaN in float16), on a CPU float32."""
+    if precision == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    return {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}[precision]
+
+
+def _load_parts(choice: ModelChoice, weights: Weights, dtype: torch.dtype, say: Say, download: bool) -> Parts:
+    if choice.kind == "hub":
+        folder = fetch(choice.source, wanted_files, say, download=download)
+        say(f"Reading {choice.label}.")
+        return load_folder(folder, choice.label, dtype)
+    say(f"Reading {choice.label}.")
+    if choice.kind == "file":
+        return load_file(Path(choice.source), choice.label, dtype, weights.prediction)
+    if choice.source == str(EMBEDDED) and not (EMBEDDED / "model_index.json").is_file():
+        raise WeightsError(
+            f"The embedded model is missing: {EMBEDDED} has no model_index.json. "
+            "Install the package with its weights, or train them with: python -m dreamerxl.miniature"
+        )
+    return load_folder(Path(choice.source), choice.label, dtype)
+
+
+def _load_other_vae(name: str, own: Any, dtype: torch.dtype, say: Say, download: bool) -> Any:
+    """The VAE that weights.vae names, in place of the model's own; it must speak of the same latents."""
+    choice = resolve(name, "cpu")
+    if choice.source == str(EMBEDDED):
+        raise WeightsError(f"weights.vae is {_shown(name)}; a folder, a hub id or a .safetensors file with a VAE is accepted.")
+    if choice.kind == "file":
+        vae = load_vae_file(Path(choice.source), choice.label, own, dtype)
+    else:
+        folder = Path(choice.source)
+        if choice.kind == "hub":  # a whole model, or a VAE alone
+
+            def chosen(files: Sequence[str]) -> list[str]:
+                return wanted_files(files, ("vae",)) or wanted_files(files, ("",))
+
+            inside = cached_folder(choice.source, "vae/config.json") is not None
+            landmark = "vae/config.json" if inside else "config.json"
+            folder = fetch(choice.source, chosen, say, download=download, landmark=landmark)
+        vae = load_vae(folder, choice.label, dtype)
+    ours, theirs = _latents_of(own), _latents_of(vae)
+    if ours != theirs:
+        raise WeightsError(
+            f"The VAE {choice.label} makes latents of {theirs}, where the model needs {ours}: it belongs to another family."
+        )
+    return vae
+
+
+def _latents_of(vae: Any) -> str:
+    config = vae.config
+    part = 2 ** (len(config.block_out_channels) - 1)
+    return f"{config.latent_channels} channels at 1/{part} of the size, scaled by {config.scaling_factor:g}"
+
+
+def _spare_the_vae(parts: Parts, device: torch.device, dtype: torch.dtype) -> tuple[str, ...]:
+    """Take a VAE that overflows in float16 out of it; returns what to tell about that."""
+    if dtype != torch.float16 or not parts.vae.config.force_upcast:
+        return ()
+    safe = torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+    parts.vae.to(safe)
+    return (
+        f"The VAE of this model gives NaN in float16 and runs in {str(safe).removeprefix('torch.')}; "
+        f"one that was made for float16 can be named in weights.vae, for SDXL {FP16_VAE}.",
+    )
 
 
 def _with_language(guidance: Guidance) -> Guidance:
@@ -125,177 +209,6 @@ def _with_language(guidance: Guidance) -> Guidance:
 
     subjects = tuple(name for names in NOUNS.values() for name in names)
     return replace(guidance, subjects=subjects, qualities=tuple(COLORS))
-
-
-def _load_folder(folder: Path, label: str, device: torch.device, dtype: torch.dtype) -> Guidance:
-    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-    from transformers import CLIPTextModel, CLIPTextModelWithProjection
-
-    index = _read_index(folder, label)
-    encoders = ["text_encoder", "text_encoder_2"] if index.get("text_encoder_2") else ["text_encoder"]
-    _check_parts(folder, index, label, encoders)
-
-    def load(kind: Any, part: str, **more: Any) -> Any:
-        halves = any((folder / part).glob("*.fp16.safetensors"))
-        whole = any(".fp16." not in file.name for file in (folder / part).glob(WEIGHTS))
-        variant = "fp16" if halves and (device.type == "cuda" or not whole) else None
-        return kind.from_pretrained(folder, subfolder=part, variant=variant, use_safetensors=True, **more)
-
-    texts = [CLIPTextModel, CLIPTextModelWithProjection]
-    return Guidance(
-        label=label,
-        unet=load(UNet2DConditionModel, "unet", torch_dtype=dtype),
-        vae=load(AutoencoderKL, "vae", torch_dtype=dtype),
-        tokenizers=[_load_tokenizer(folder, part.replace("text_encoder", "tokenizer"), index) for part in encoders],
-        text_encoders=[load(kind, part, dtype=dtype) for kind, part in zip(texts, encoders, strict=False)],
-        schedule=from_diffusers(_read_json(folder / "scheduler" / "scheduler_config.json")),
-        device=device,
-        dtype=dtype,
-    )
-
-
-def _read_index(folder: Path, label: str) -> dict[str, Any]:
-    if not (folder / "model_index.json").is_file():
-        if folder == EMBEDDED:
-            raise WeightsError(
-                f"The embedded model is missing: {folder} has no model_index.json. "
-                "Install the package with its weights, or train them with: python -m dreamerxl.miniature"
-            )
-        raise WeightsError(f"The folder {label} is not a diffusers model: it has no model_index.json.")
-    index = _read_json(folder / "model_index.json")
-    if not isinstance(index, dict):
-        raise WeightsError(f"The model_index.json of {label} is not a table of parts.")
-    return index
-
-
-def _check_parts(folder: Path, index: dict[str, Any], label: str, encoders: list[str]) -> None:
-    """Refuse other kinds of model and half-copied folders before anything is read."""
-    accepted = {"unet": ("UNet2DConditionModel",), "vae": ("AutoencoderKL",)}
-    accepted |= {"text_encoder": ("CLIPTextModel",), "text_encoder_2": ("CLIPTextModelWithProjection",)}
-    for part in ("unet", "vae", *encoders):
-        given = index.get(part)
-        kind = given[1] if isinstance(given, list) and len(given) == 2 else None
-        if kind not in accepted[part]:
-            raise WeightsError(
-                f"The model {label} has {kind or 'nothing'} as its {part}, where {accepted[part][0]} is needed; "
-                "Stable Diffusion 1.x, 2.x and SDXL base models are supported."
-            )
-        if not (folder / part / "config.json").is_file():
-            raise WeightsError(f"The model {label} is incomplete: {part}/config.json is missing. Download it again.")
-        if not any((folder / part).glob(WEIGHTS)):
-            pickled = any((folder / part).glob("*.bin")) or any((folder / part).glob("*.ckpt"))
-            why = "its weights are pickled, which is not read; convert them to .safetensors" if pickled else "Download it again"
-            raise WeightsError(f"The model {label} is incomplete: {part} has no .safetensors weights. {why}.")
-    for part in ("scheduler/scheduler_config.json", *(f"{p.replace('text_encoder', 'tokenizer')}" for p in encoders)):
-        if not (folder / part).exists():
-            raise WeightsError(f"The model {label} is incomplete: {part} is missing. Download it again.")
-    unet, vae = (_read_json(folder / part / "config.json") for part in ("unet", "vae"))
-    channels = unet.get("in_channels"), unet.get("out_channels"), vae.get("latent_channels")
-    if len(set(channels)) != 1:
-        raise WeightsError(
-            f"The model {label} takes {channels[0]} channels and gives {channels[1]}, and its VAE has {channels[2]}; "
-            "inpainting, editing and upscaling models are not text-to-image models."
-        )
-
-
-def _load_tokenizer(folder: Path, part: str, index: dict[str, Any]) -> Any:
-    from transformers import CLIPTokenizer, PreTrainedTokenizerFast
-
-    is_clip = str((index.get(part) or [None, ""])[1]).startswith("CLIPTokenizer")
-    return (CLIPTokenizer if is_clip else PreTrainedTokenizerFast).from_pretrained(folder, subfolder=part)
-
-
-def _load_file(choice: ModelChoice, device: torch.device, dtype: torch.dtype) -> Guidance:
-    """A single-file checkpoint; diffusers takes the settings and tokenizers of its base model from the hub or its cache."""
-    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
-    from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import StableDiffusionXLPipeline
-    from safetensors import safe_open
-
-    with safe_open(choice.source, "pt") as file:
-        keys = set(file.keys())
-    if not any(key.startswith("model.diffusion_model.") for key in keys):
-        raise WeightsError(
-            f"The file {choice.label} is not a Stable Diffusion or SDXL checkpoint: it has no model.diffusion_model weights."
-        )
-    is_xl = any(key.startswith("conditioner.embedders.1.") for key in keys)
-    kind = StableDiffusionXLPipeline if is_xl else StableDiffusionPipeline
-    more = {} if is_xl else {"safety_checker": None}
-    pipeline: Any = kind.from_single_file(choice.source, torch_dtype=dtype, **more)
-    return Guidance(
-        label=choice.label,
-        unet=pipeline.unet,
-        vae=pipeline.vae,
-        tokenizers=[pipeline.tokenizer, pipeline.tokenizer_2] if is_xl else [pipeline.tokenizer],
-        text_encoders=[pipeline.text_encoder, pipeline.text_encoder_2] if is_xl else [pipeline.text_encoder],
-        schedule=from_diffusers(dict(pipeline.scheduler.config)),
-        device=device,
-        dtype=dtype,
-    )
-
-
-def _fetch(repository: str, download: bool) -> Path:
-    """The snapshot folder of a hub model, downloaded where that is allowed and needed."""
-    from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
-
-    offline = not download or os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
-    try:
-        if offline:
-            return Path(snapshot_download(repository, local_files_only=True))
-        files = HfApi().list_repo_files(repository)
-        return Path(snapshot_download(repository, allow_patterns=_wanted(files)))
-    except GatedRepoError:
-        raise WeightsError(
-            f"The hub model {repository} is gated: accept its terms on its page and log in with 'hf auth login'."
-        ) from None
-    except RepositoryNotFoundError:
-        raise WeightsError(f"There is no model {repository} on the hub, or it is private.") from None
-    except LocalEntryNotFoundError:
-        where = "downloads are off" if offline else "the hub cannot be reached"
-        raise WeightsError(
-            f"The model {repository} is not in the local hub cache and {where}; fetch it with 'hf download {repository}', "
-            "or choose 'embedded', which needs no download."
-        ) from None
-    except (HfHubHTTPError, OSError) as error:
-        raise WeightsError(
-            f"The hub model {repository} cannot be downloaded ({_first_line(error)}); "
-            "try again later, or choose 'embedded', which needs no download."
-        ) from error
-
-
-def _wanted(files: list[str]) -> list[str]:
-    """Of a hub model's files: settings, tokenizers and one set of .safetensors weights for each part, fp16 where there is one."""
-    parts = ("unet", "vae", "text_encoder", "text_encoder_2")
-    found = [f for f in files if f == "model_index.json" or f.startswith(("scheduler/", "tokenizer/", "tokenizer_2/"))]
-    for part in parts:
-        weights = [f for f in files if f.startswith(f"{part}/") and f.endswith((".safetensors", ".safetensors.index.json"))]
-        halves = [f for f in weights if ".fp16." in f]
-        found += [f"{part}/config.json", *(halves or [f for f in weights if not re.search(r"non_ema|\.fp\d+\.|\.bf16\.", f)])]
-    return found
-
-
-@contextmanager
-def _without_progress_bars() -> Iterator[None]:
-    """transformers draws a bar for each part that it reads from the disk; downloads keep theirs."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
-
-
-def _read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return (lines[0] if lines else type(error).__name__)[:300]
 
 
 def _shown(name: str) -> str:

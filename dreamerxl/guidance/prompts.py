@@ -13,12 +13,18 @@ from torch import Tensor
 
 from dreamerxl.config import Prompting
 from dreamerxl.guidance.conditioning import Conditioning
+from dreamerxl.guidance.perp_neg import Away, away_from
 
 OVERHEAD_FROM_DEG, OVERHEAD_FULL_DEG = 30.0, 60.0
 
 
 class Embedder(Protocol):
     """What a prompt is embedded by."""
+
+    @property
+    def zeros_for_empty(self) -> bool:
+        """Whether the model was trained with zeros where there is no prompt (SDXL)."""
+        ...
 
     def embed(self, prompts: list[str]) -> Conditioning: ...
 
@@ -64,14 +70,30 @@ class PromptEmbeddings:
         directions = self.depth if depth else self.color
         return directions.mix(view_weights(self.prompting, azimuth_deg, elevation_deg))
 
+    def away(self, azimuth_deg: Tensor, elevation_deg: Tensor, depth: bool = False) -> Away | None:
+        """What Perp-Neg pushes each of B views away from, less so where the overhead phrase speaks; None where it is off."""
+        if not self.prompting.perp_neg:
+            return None
+        directions = self.depth if depth else self.color
+        indices, weights = away_from(self.prompting, azimuth_deg)
+        overhead = view_weights(self.prompting, azimuth_deg, elevation_deg)[:, 4:].to(weights)
+        rows = indices.to(directions.hidden.device)
+        return Away(directions.rows(rows[:, 0]), directions.rows(rows[:, 1]), weights * (1 - overhead))
+
 
 def embed_prompt(guidance: Embedder, prompt: str, prompting: Prompting) -> PromptEmbeddings:
-    """Everything that a run needs from the text encoders, embedded in one call, each text once."""
+    """Everything that a run needs from the text encoders, embedded in one call, each text once.
+
+    An empty negative or inversion prompt becomes what the model's own pipeline makes of a prompt that is not given:
+    zeros for SDXL, which was trained with them, unless ``prompting.empty`` asks for the embedding of the empty text.
+    """
     views = (prompting.front, prompting.left, prompting.back, prompting.right, prompting.overhead)
     texts = [phrase(prompt, view) for view in views] + [phrase(prompt, view, prompting.depth) for view in views]
     texts += [prompting.negative_prompt, prompting.inversion_prompt]
     distinct = list(dict.fromkeys(texts))
     rows = guidance.embed(distinct)
+    if guidance.zeros_for_empty and prompting.empty == "model" and "" in distinct:
+        rows = rows.blanked(distinct.index(""))
     index = [distinct.index(text) for text in texts]
     return PromptEmbeddings(
         prompting, rows.rows(index[:5]), rows.rows(index[5:10]), rows.rows(index[10:11]), rows.rows(index[11:12])

@@ -144,6 +144,7 @@ class Trainer:
             inversion=None if prompts.inversion_is_negative else prompts.inversion,
             guidance_scales=[side.variant.guidance_scale for side in self.sides],
             max_rows=self.max_rows,
+            away=prompts.away(cameras.azimuth_deg, cameras.elevation_deg, drawn.depth),
         )
 
     @torch.no_grad()

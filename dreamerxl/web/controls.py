@@ -30,7 +30,8 @@ MAIN = (
     "iterations",
     "seed",
 )
-ELSEWHERE = {"description", "prompt", "variants.method", "initialization.file", *MAIN}  # not in the advanced groups
+PATHS = {"initialization.file", "weights.vae", "weights.loras"}  # on the server, not a visitor's to name
+ELSEWHERE = {"description", "prompt", "variants.method", *PATHS, *MAIN}  # not in the advanced groups
 
 SLIDERS: dict[str, tuple[float, float, float]] = {  # what is worth sliding through: low, high, step
     "variants.gamma": (0, 1, 0.01),
@@ -54,7 +55,18 @@ LABELS = {
     "views.batch": "Views per iteration",
     "views.fovy_min_deg": "Narrowest field of view",
     "views.fovy_max_deg": "Widest field of view",
+    "views.start_fovy_min_deg": "Narrowest field of view at iteration 0",
+    "views.start_radius_min": "Nearest camera at iteration 0",
+    "views.start_radius_max": "Farthest camera at iteration 0",
+    "prompting.empty": "Empty prompt",
+    "prompting.perp_neg": "Perp-Neg",
+    "prompting.perp_neg_weight": "Perp-Neg: strength",
+    "prompting.perp_neg_front_decay": "Perp-Neg: decay of the front",
+    "prompting.perp_neg_side_decay": "Perp-Neg: decay of the sides",
     "initialization.count": "Gaussians",
+    "initialization.prompt": "Text of the first shape",
+    "initialization.turn_deg": "Turn of a file's scene",
+    "initialization.fit": "Fit a file's Gaussians",
     "initialization.scale": "Standard deviation",
     "densification.enabled": "Densify and prune",
     "densification.grad_threshold": "Gradient threshold",
@@ -84,6 +96,7 @@ GROUPS = {
     "optimization": "Learning rates",
     "densification": "Densification",
     "losses": "Losses",
+    "weights": "Weights of the model",
 }
 HIDDEN_CHOICES = {"initialization.shape": {"file"}}  # a path on the server is not a visitor's to name
 
