@@ -389,6 +389,34 @@ def test_what_is_not_finite_is_named(guidance: Guidance, monkeypatch: pytest.Mon
         fails("scales after the update", Trainer(settings(), guidance))
 
 
+class InfinitePixel(torch.autograd.Function):
+    """Passes values on and makes one number of the second image's gradient infinite."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        return values.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        broken = gradients[0].clone()
+        broken[1, 2, 17, 9] = torch.inf
+        return broken
+
+
+@pytest.mark.parametrize("threshold", [None, 0.05])
+@pytest.mark.parametrize("depth", [0, 1])
+def test_one_infinite_pixel_reaches_no_gaussian(
+    threshold: float | None, depth: int, guidance: Guidance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variants = tuple(dataclasses.replace(variant, clip_color=threshold, clip_depth=threshold) for variant in (ISM, TSM))
+    trainer, encode = Trainer(settings(variants, losses__depth_ratio=depth), guidance), guidance.encode
+    before = values(trainer)
+    monkeypatch.setattr(guidance, "encode", lambda images: encode(InfinitePixel.apply(images)))
+    with pytest.raises(NumericalError, match=r"Side 1 \(ISM\): the image gradient is not finite at iteration 0"):
+        trainer.step()
+    assert equal(before, values(trainer))
+
+
 def test_a_scene_pruned_to_nothing_is_an_error(guidance: Guidance) -> None:
     pruning = {"enabled": True, "start": 0, "every": 1, "prune_opacity": 1, "grad_threshold": 1e6}
     trainer = Trainer(settings(**{f"densification__{name}": value for name, value in pruning.items()}), guidance)

@@ -41,10 +41,12 @@ def make_side(settings: Settings, variant: Variant, device: torch.device) -> Sid
 
 
 def make_optimizers(params: Params, settings: Optimization) -> dict[str, Optimizer]:
-    """One Adam for each parameter, as gsplat's densification wants them."""
+    """One Adam for each parameter, as gsplat's densification wants them; on CUDA in one launch each."""
     betas = settings.beta1, settings.beta2
     rates = learning_rates(settings, 0.0)
-    return {name: Adam([param], lr=rates[name], betas=betas, eps=EPS) for name, param in params.items()}
+    return {
+        name: Adam([param], lr=rates[name], betas=betas, eps=EPS, fused=param.is_cuda or None) for name, param in params.items()
+    }
 
 
 def learning_rates(settings: Optimization, progress: float) -> dict[str, float]:
@@ -99,7 +101,8 @@ def restore_side(side: Side, tensors: dict[str, Tensor], settings: Optimization,
         state: dict[str, Any] = {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
         if state:
             moments = {key: value.to(device).clone() for key, value in state.items() if key != "step"}
-            side.optimizers[name].state[param] = {"step": state["step"].clone(), **moments}
+            counter = device if side.optimizers[name].defaults["fused"] else "cpu"
+            side.optimizers[name].state[param] = {"step": state["step"].to(counter).clone(), **moments}
     if side.densifier is not None:
         statistics = {name.removeprefix("density."): value for name, value in tensors.items() if name.startswith("density.")}
         side.densifier.load_state_dict(statistics, device)

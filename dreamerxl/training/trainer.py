@@ -14,8 +14,7 @@ the alpha, a picture in 0..1 like a colour channel, by the colour's rule.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -36,6 +35,7 @@ from dreamerxl.guidance.prompts import embed_prompt
 from dreamerxl.training.checkpoint import State
 from dreamerxl.training.draw import Draw, draw
 from dreamerxl.training.losses import regularization
+from dreamerxl.training.readout import Clock, Key, Readout
 from dreamerxl.training.report import SideReport, StepReport
 from dreamerxl.training.side import make_side, restore_side, side_tensors, update
 
@@ -77,31 +77,38 @@ class Trainer:
         self.settings = replace(self.settings, variants=tuple(variants))
 
     def step(self) -> StepReport:
-        """One iteration of every side. Raises NumericalError naming side and stage where something is not finite."""
-        clock = Clock(self.guidance.device)
+        """One iteration of every side. Raises NumericalError naming side and stage where something is not finite.
+
+        Nothing is asked of the device before everything up to the gradients is under way; the Gaussians change only
+        once all of it is known to be finite.
+        """
+        clock, readout = Clock(self.guidance.device), Readout()
         drawn = self._draw()
         views = [self._show(side, drawn) for side in range(len(self.sides))]
+        watch(readout, "render", [view.image for view in views])
         clock.stop("render")
         pixels = torch.cat([view.image.detach() for view in views]).requires_grad_()
         latents = self.guidance.encode(pixels)
-        self._require_finite("latents of the render", latents.detach().chunk(len(views)))
+        watch(readout, "latents of the render", latents.chunk(len(views)))
         clock.stop("encode")
         denoiser = self._denoiser(drawn)
         plans = [plan_steps(drawn.t, side.variant, self.settings.timesteps, self.iteration) for side in self.sides]
         scores = self._distill(latents.detach(), plans, drawn, denoiser)
-        self._require_finite("noise prediction", [score.gradient for score in scores])
+        watch(readout, "noise prediction", [score.gradient for score in scores])
         clock.stop("predict")
         weight = self.settings.losses.distillation / self.settings.views.batch
         (gradient,) = torch.autograd.grad(latents, pixels, torch.cat([weight * score.gradient for score in scores]))
         gradients = gradient.chunk(len(views))
-        self._require_finite("image gradient", gradients)
+        watch(readout, "image gradient", gradients)
         clips = [self._backward(i, views[i], gradients[i], drawn.depth) for i in range(len(views))]
+        for index, (score, clip) in enumerate(zip(scores, clips, strict=True)):
+            note_norms(readout, index, score, clip)
+        numbers = self._read(readout)
         clock.stop("backward")
-        for index, view in enumerate(views):
-            self._update(index, view)
+        self._update(views)
         clock.stop("update")
-        sides = tuple(self._report(i, views[i], scores[i], plans[i], clips[i]) for i in range(len(views)))
-        report = StepReport(self.iteration, drawn, sides, denoiser.evaluations, denoiser.calls, clock.milliseconds)
+        sides = tuple(self._report(i, views[i], scores[i], plans[i], clips[i], numbers) for i in range(len(views)))
+        report = StepReport(self.iteration, drawn, sides, denoiser.evaluations, denoiser.calls, clock.milliseconds())
         self.iteration += 1
         return report
 
@@ -132,7 +139,6 @@ class Trainer:
         render = rasterize(splats, cameras.viewmats, cameras.Ks, cameras.width, cameras.height, drawn.background)
         disparity = normalized_disparity(render.depth, render.alpha)
         image = disparity[:, None].expand(-1, 3, -1, -1) if drawn.depth else render.rgb.movedim(-1, 1)
-        self._require_finite("render", [image.detach()], index)
         return View(splats, render, disparity, image)
 
     def _denoiser(self, drawn: Draw) -> Denoiser:
@@ -181,21 +187,26 @@ class Trainer:
         torch.autograd.backward(roots, grads)
         return Clipped(before, after)
 
-    def _update(self, index: int, view: View) -> None:
-        side = self.sides[index]
-        update(side, self.settings.optimization, self.iteration / max(self.settings.iterations - 1, 1))
-        for name, param in side.params.items():
-            self._require_finite(f"{name} after the update", [param.detach()], index)
-        if side.densifier is not None:
-            side.densifier.after_step(side.params, side.optimizers, self.iteration, view.render.info)
-            if len(side.params["means"]) == 0:
-                raise NumericalError(
-                    f"{self._name(index)} has no Gaussians left after pruning at iteration {self.iteration}; "
-                    "a lower densification.prune_opacity or fewer opacity resets keep them."
-                )
+    def _update(self, views: Sequence[View]) -> None:
+        readout = Readout()
+        for index, side in enumerate(self.sides):
+            update(side, self.settings.optimization, self.iteration / max(self.settings.iterations - 1, 1))
+            for name, param in side.params.items():
+                readout.watch(index, f"{name} after the update", param)
+        self._read(readout)
+        for index, side in enumerate(self.sides):
+            if side.densifier is not None:
+                side.densifier.after_step(side.params, side.optimizers, self.iteration, views[index].render.info)
+                if len(side.params["means"]) == 0:
+                    raise NumericalError(
+                        f"{self._name(index)} has no Gaussians left after pruning at iteration {self.iteration}; "
+                        "a lower densification.prune_opacity or fewer opacity resets keep them."
+                    )
 
     @torch.no_grad()
-    def _report(self, index: int, view: View, score: Score, plan: Steps, clip: Clipped) -> SideReport:
+    def _report(
+        self, index: int, view: View, score: Score, plan: Steps, clip: Clipped, numbers: Mapping[Key, float]
+    ) -> SideReport:
         side, render = self.sides[index], view.render
         x0_hat = self.guidance.schedule.predict_x0(score.x_t[:1], score.eps_t[:1], plan.t)
         return SideReport(
@@ -206,39 +217,39 @@ class Trainer:
             x0_hat=x0_hat,
             gradient=clip.before[:1].clone(),
             clipped=clip.after[:1].clone(),
-            grad_norm=clip.before.norm().item(),
-            clipped_norm=clip.after.norm().item(),
-            clipped_share=(clip.before != clip.after).any(1).float().mean().item(),
-            latent_norm=score.gradient.norm().item(),
+            grad_norm=numbers[index, "grad_norm"],
+            clipped_norm=numbers[index, "clipped_norm"],
+            clipped_share=numbers[index, "clipped_share"],
+            latent_norm=numbers[index, "latent_norm"],
             count=len(side.params["means"]),
             t=plan.t,
             s=plan.s,
             mu=plan.mu,
         )
 
-    def _require_finite(self, stage: str, tensors: Sequence[Tensor], first: int = 0) -> None:
-        """tensors: one a side, from side ``first`` on. One infinity or NaN would spread to every Gaussian within a step."""
-        for index, tensor in enumerate(tensors, first):
-            if not bool(tensor.isfinite().all()):
-                raise NumericalError(
-                    f"{self._name(index)}: the {stage} is not finite at iteration {self.iteration}; "
-                    "lower learning rates or a lower clipping threshold may help."
-                )
+    def _read(self, readout: Readout) -> Mapping[Key, float]:
+        """The noted numbers, if all that was watched is finite: one infinity or NaN would soon be in every Gaussian."""
+        numbers, broken = readout.read()
+        for index, stage in broken[:1]:
+            raise NumericalError(
+                f"{self._name(index)}: the {stage} is not finite at iteration {self.iteration}; "
+                "lower learning rates or a lower clipping threshold may help."
+            )
+        return numbers
 
     def _name(self, index: int) -> str:
         return f"Side {index + 1} ({self.sides[index].variant.method.upper()})"
 
 
-class Clock:
-    """Milliseconds between stops; on CUDA each stop waits for the card."""
+def watch(readout: Readout, stage: str, tensors: Sequence[Tensor]) -> None:
+    """tensors: one a side."""
+    for index, tensor in enumerate(tensors):
+        readout.watch(index, stage, tensor)
 
-    def __init__(self, device: torch.device) -> None:
-        self.device, self.milliseconds = device, dict[str, float]()
-        self.last = time.perf_counter()
 
-    def stop(self, stage: str) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        now = time.perf_counter()
-        self.milliseconds[stage] = (now - self.last) * 1e3
-        self.last = now
+def note_norms(readout: Readout, index: int, score: Score, clip: Clipped) -> None:
+    """What a report says of one side's gradients."""
+    readout.note(index, "grad_norm", clip.before.norm())
+    readout.note(index, "clipped_norm", clip.after.norm())
+    readout.note(index, "clipped_share", (clip.before != clip.after).any(1).float().mean())
+    readout.note(index, "latent_norm", score.gradient.norm())
