@@ -24,6 +24,8 @@ from dreamerxl.errors import SettingsError
 # settings during a run leaves everything that is drawn afterwards as it was.
 MAX_VIEWS = 64
 
+CORNERS = ((-1, -1), (1, -1), (1, 1), (-1, 1))  # of an image, x right and y down: clockwise from the top left
+
 
 @dataclass(frozen=True, eq=False)
 class Cameras:
@@ -145,6 +147,17 @@ def sample_cameras(views: Views, iteration: int, generator: torch.Generator) -> 
 def orbit_cameras(count: int, elevation_deg: float, radius: float, fovy_deg: float, width: int, height: int) -> Cameras:
     """A turntable: count cameras at azimuths 0, 360/count, ... (degrees in 0..360), starting at the front."""
     return cameras_at(torch.arange(count) * (360 / count), elevation_deg, radius, fovy_deg, width, height)
+
+
+def frustums(cameras: Cameras) -> Tensor:
+    """For drawing cameras: each one's centre and the four corners of its image at distance 1, clockwise from the top left.
+    [C, 5, 3] in the world."""
+    tan_y = torch.tan(torch.deg2rad(cameras.fovy_deg) / 2)
+    tan_x = tan_y * cameras.width / cameras.height
+    corners = torch.stack([torch.stack([x * tan_x, y * tan_y, torch.ones_like(tan_x)], -1) for x, y in CORNERS], 1)
+    points = torch.cat([torch.zeros_like(corners[:, :1]), corners], 1)
+    rotation, shift = cameras.viewmats[:, :3, :3], cameras.viewmats[:, None, :3, 3]
+    return (points - shift) @ rotation  # R^T (x - t), for rows
 
 
 def sample_background(views: Views, count: int, generator: torch.Generator) -> Tensor:

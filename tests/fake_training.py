@@ -12,12 +12,14 @@ from typing import Any
 
 import torch
 
+from dreamerxl.cameras import cameras_at
 from dreamerxl.config import Settings, Variant
 from dreamerxl.gaussians.scene import Params, make_params
 from dreamerxl.runs.worker import Prepared
 from dreamerxl.training.checkpoint import State
 
 SIZE = 32
+CAMERAS = cameras_at(torch.tensor([20.0, 200.0]), 10.0, 4.0, 34.4, SIZE + 8, SIZE)
 
 
 def ball(count: int = 200, seed: int = 0) -> Params:
@@ -62,7 +64,8 @@ class FakeTrainer:
             for side in self.sides:
                 side.params["means"].mul_(0.999)
         sides = [self._report(side, level) for side in self.sides]
-        return SimpleNamespace(iteration=self.iteration - 1, draw=SimpleNamespace(depth=False), sides=sides, evaluations=8)
+        draw = SimpleNamespace(depth=False, cameras=CAMERAS)
+        return SimpleNamespace(iteration=self.iteration - 1, draw=draw, sides=sides, evaluations=8)
 
     def _report(self, side: Any, level: float) -> Any:
         gradient = level * torch.ones(1, 3, SIZE, SIZE + 8)

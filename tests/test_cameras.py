@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dreamerxl.cameras import cameras_at, intrinsics, look_at, orbit_cameras, sample_background, sample_cameras
+from dreamerxl.cameras import cameras_at, frustums, intrinsics, look_at, orbit_cameras, sample_background, sample_cameras
 from dreamerxl.config import Views
 from dreamerxl.errors import SettingsError
 
@@ -190,3 +190,16 @@ def test_backgrounds_are_white_black_or_coloured_as_often_as_asked():
     assert (sample_background(Views(random_background=0.0), 5, generator) == 1).all()
     coloured = sample_background(Views(random_background=1.0), 64, generator)
     assert not (coloured == 1).all(1).any() and coloured.unique(dim=0).shape[0] > 10
+
+
+@pytest.mark.parametrize(("count", "width", "height"), [(1, 64, 64), (3, 80, 48)])
+def test_frustums_are_the_centre_and_the_image_corners(count: int, width: int, height: int):
+    angles = torch.arange(count) * 100.0
+    cameras = cameras_at(angles, 20.0 - angles / 10, 2.0 + angles / 100, 30.0, width, height)
+    points = frustums(cameras)
+    assert points.shape == (count, 5, 3)
+    seen = torch.einsum("cij,cpj->cpi", cameras.viewmats[:, :3, :3], points) + cameras.viewmats[:, None, :3, 3]
+    torch.testing.assert_close(seen[:, 0], torch.zeros(count, 3), atol=1e-5, rtol=0)
+    pixels = torch.einsum("cij,cpj->cpi", cameras.Ks, seen[:, 1:])
+    corners = torch.tensor([[0.0, 0, 1], [width, 0, 1], [width, height, 1], [0, height, 1]])
+    torch.testing.assert_close(pixels, corners.expand(count, 4, 3), atol=1e-3, rtol=0)

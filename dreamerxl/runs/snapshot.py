@@ -6,7 +6,7 @@ Images are uint8 RGB [H, W, 3] with H, W at most ``SIDE_IMAGE``; every array is 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import Any
 
@@ -50,7 +50,7 @@ class Snapshot:
     its_per_s: float
     eta_s: float
     sides: tuple[SideSnapshot, ...]
-    frustums: np.ndarray = NO_FRUSTUMS  # [B, 5, 3], of the last iteration's views; see `dreamerxl.cameras.frustums`
+    frustums: np.ndarray = field(default_factory=lambda: NO_FRUSTUMS)  # [B, 5, 3] of the last views; see dreamerxl.cameras
 
 
 def labels(variants: Sequence[Variant]) -> tuple[str, ...]:

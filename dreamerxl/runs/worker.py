@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from dreamerxl.cameras import frustums
 from dreamerxl.config import Settings, Variant
 from dreamerxl.errors import DreamerError, RunFolderError
 from dreamerxl.gaussians.ply import write_ply
@@ -23,7 +24,7 @@ from dreamerxl.runs.growth import Growth, moments
 from dreamerxl.runs.marks import Judge, append_marks, read_marks, take_marks
 from dreamerxl.runs.metadata import describe, to_text
 from dreamerxl.runs.run import VIEW_SHARE, Run
-from dreamerxl.runs.snapshot import Snapshot, labels, metrics, take_sides
+from dreamerxl.runs.snapshot import Snapshot, labels, metrics, sealed, take_sides
 from dreamerxl.training import checkpoint
 
 SLOWEST_SNAPSHOTS_S = 1.2  # the view is to change every two seconds at least, and an iteration may come in between
@@ -275,8 +276,11 @@ class Session:
         begun = time.monotonic()
         names = labels(self.settings.variants)
         sides = take_sides(self.trainer.sides, self.report, names, self.prepared.decode)
+        cameras = sealed(frustums(self.report.draw.cameras).cpu().numpy())
         view = self.run.view
-        snapshot = Snapshot(view.id, self.trainer.iteration, self.settings.iterations, view.its_per_s, view.eta_s, sides)
+        snapshot = Snapshot(
+            view.id, self.trainer.iteration, self.settings.iterations, view.its_per_s, view.eta_s, sides, cameras
+        )
         self.run.update(snapshot=snapshot, history=self.curves.history(), timings=dict(self.timings))
         self.snapshot_at = time.monotonic()
         self.snapshot_costs.append(self.snapshot_at - begun)
