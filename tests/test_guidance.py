@@ -11,12 +11,16 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
 
+from dreamerxl.config import Prompting, Weights
 from dreamerxl.diffusion.ddim import ddim_step
+from dreamerxl.distillation.queries import Guided
 from dreamerxl.errors import DeviceError, SettingsError, WeightsError
 from dreamerxl.guidance import models
 from dreamerxl.guidance.adapter import Guidance
 from dreamerxl.guidance.conditioning import join
+from dreamerxl.guidance.denoiser import Denoiser
 from dreamerxl.guidance.models import load_guidance, pick_device, resolve
+from dreamerxl.guidance.prompts import embed_prompt
 
 KINDS = ("sd", "sd-v", "sdxl")
 
@@ -73,6 +77,128 @@ def test_samples_what_the_pipeline_samples(kind: str, loaded: dict[str, Guidance
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("scale", [1.0, 7.5])
+@pytest.mark.parametrize("negative", [None, "", "a blue photo"])
+def test_a_run_is_guided_as_the_pipeline_guides(
+    kind: str, scale: float, negative: str | None, loaded: dict[str, Guidance], model_folders: dict[str, Path]
+) -> None:
+    """The whole way of a run, from the prompt to the guided prediction, in place of the pipeline's own."""
+    guidance, count, prompt = loaded[kind], 5, "a red duck"
+    latents = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(4))
+    theirs = pipeline(kind, model_folders[kind])(
+        prompt=prompt,
+        negative_prompt=negative,
+        latents=latents,
+        num_inference_steps=count,
+        guidance_scale=scale,
+        output_type="latent",
+    ).images
+    empty = "model" if negative is None else "text"
+    same = {"negative_prompt": negative or "", "inversion_prompt": negative or "", "empty": empty}
+    embeddings = embed_prompt(guidance, prompt, Prompting(front="", left="", back="", right="", **same))  # type: ignore[arg-type]
+    views = embeddings.conditioning(torch.tensor([37.0]), torch.tensor([5.0]))
+    denoiser = Denoiser(guidance, views, embeddings.negative, None, [scale])
+    scheduler = DDIMScheduler.from_pretrained(model_folders[kind], subfolder="scheduler")
+    scheduler.set_timesteps(count)
+    x = latents
+    for t in scheduler.timesteps.tolist():
+        (eps,) = denoiser.answer({0: (Guided(x, t),)})[0]
+        x = ddim_step(guidance.schedule, x, eps, t, max(t - 1000 // count, 0))
+    torch.testing.assert_close(x, theirs, atol=1e-4, rtol=1e-4)
+
+
+def test_no_prompt_is_zeros_for_a_model_that_was_trained_with_them(loaded: dict[str, Guidance]) -> None:
+    rows = embed_prompt(loaded["sdxl"], "a duck", Prompting(negative_prompt="ugly"))
+    assert rows.inversion.pooled is not None and rows.negative.pooled is not None and rows.inversion.time_ids is not None
+    assert not rows.inversion.hidden.any() and not rows.inversion.pooled.any()
+    assert rows.negative.hidden.any() and rows.inversion.time_ids.tolist() == [[32, 32, 0, 0, 32, 32]]
+    text = loaded["sdxl"].embed([""])
+    assert torch.equal(embed_prompt(loaded["sdxl"], "a duck", Prompting(empty="text")).inversion.hidden, text.hidden)
+    assert embed_prompt(loaded["sd"], "a duck", Prompting()).inversion.hidden.any()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_text_encoders_visit_the_device_only_while_they_embed(
+    kind: str, loaded: dict[str, Guidance], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    visits: list[tuple[int, str]] = []
+    for index, encoder in enumerate(loaded[kind].text_encoders):
+        place, forward = encoder.to, encoder.forward
+
+        def to(device: Any, index: int = index, place: Any = place) -> Any:
+            visits.append((index, "device" if device == loaded[kind].device and device != "cpu" else str(device)))
+            return place(device)
+
+        def run(*arguments: Any, index: int = index, forward: Any = forward, **options: Any) -> Any:
+            visits.append((index, "embeds"))
+            return forward(*arguments, **options)
+
+        monkeypatch.setattr(encoder, "to", to)
+        monkeypatch.setattr(encoder, "forward", run)
+    loaded[kind].embed(["a red duck"])
+    each = ("device", "embeds", "cpu")
+    assert visits == [(index, step) for index in range(len(loaded[kind].text_encoders)) for step in each]
+
+
+def test_precision_is_as_asked_and_sdxls_own_vae_stays_out_of_float16(model_folders: dict[str, Path], tmp_path: Path) -> None:
+    assert load_guidance(str(model_folders["sdxl"]), "cpu").dtype == torch.float32
+    half = load_guidance(str(model_folders["sdxl"]), "cpu", Weights(precision="bfloat16"))
+    assert half.unet.dtype == half.vae.dtype == half.text_encoders[0].dtype == torch.bfloat16 and half.notes == ()
+    own = load_guidance(str(model_folders["sdxl"]), "cpu", Weights(precision="float16"))
+    assert own.unet.dtype == torch.float16 and own.vae.dtype == torch.float32
+    assert "gives NaN in float16 and runs in float32" in own.notes[0] and models.FP16_VAE in own.notes[0]
+    images = torch.rand(1, 3, 32, 32)
+    assert own.encode(images).dtype == torch.float32 and bool(own.decode(own.encode(images)).isfinite().all())
+    made_for_it = copy(model_folders["sdxl"] / "vae", tmp_path / "fp16")
+    config = json.loads((made_for_it / "config.json").read_text())
+    (made_for_it / "config.json").write_text(json.dumps({**config, "force_upcast": False}))
+    other = load_guidance(str(model_folders["sdxl"]), "cpu", Weights(precision="float16", vae=str(made_for_it)))
+    assert other.vae.dtype == torch.float16 and other.notes == ()
+
+
+def test_another_vae_must_speak_of_the_same_latents(model_folders: dict[str, Path], tmp_path: Path) -> None:
+    foreign = copy(model_folders["sd"] / "vae", tmp_path / "foreign")
+    config = json.loads((foreign / "config.json").read_text())
+    (foreign / "config.json").write_text(json.dumps({**config, "scaling_factor": 0.5}))
+    with pytest.raises(
+        WeightsError, match=r"4 channels at 1/2 of the size, scaled by 0\.5, where the model needs .* scaled by 1\.3"
+    ):
+        load_guidance(str(model_folders["sd"]), "cpu", Weights(vae=str(foreign)))
+    for name, part in ((str(tmp_path), "holds no VAE"), ("embedded", "is accepted"), ("/no/vae.safetensors", "does not exist")):
+        with pytest.raises(WeightsError, match=part):
+            load_guidance(str(model_folders["sd"]), "cpu", Weights(vae=name))
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler"])
+def test_a_folder_that_lacks_a_part_says_which(part: str, model_folders: dict[str, Path], tmp_path: Path) -> None:
+    half = copy(model_folders["sdxl"], tmp_path / "half")
+    shutil.rmtree(half / part)
+    with pytest.raises(WeightsError, match=rf"The model half is incomplete: {part}.* is missing\. Download it again\."):
+        load_guidance(str(half), "cpu")
+
+
+def test_a_missing_shard_is_named(model_folders: dict[str, Path], tmp_path: Path) -> None:
+    half = copy(model_folders["sd"], tmp_path / "half")
+    whole = half / "unet" / "diffusion_pytorch_model.safetensors"
+    whole.rename(half / "unet" / "diffusion_pytorch_model-00001-of-00002.safetensors")
+    listing = {
+        "weight_map": {
+            "a": "diffusion_pytorch_model-00001-of-00002.safetensors",
+            "b": "diffusion_pytorch_model-00002-of-00002.safetensors",
+        }
+    }
+    (half / "unet" / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(listing))
+    with pytest.raises(WeightsError, match=r"unet/diffusion_pytorch_model-00002-of-00002\.safetensors is missing"):
+        load_guidance(str(half), "cpu")
+
+
+def test_loading_says_what_it_does(model_folders: dict[str, Path]) -> None:
+    heard: list[str] = []
+    load_guidance(str(model_folders["sd"]), "cpu", say=heard.append)
+    assert heard == ["Reading sd.", "Moving sd to the memory."]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_rows_are_predicted_independently_at_their_own_timesteps(kind: str, loaded: dict[str, Guidance]) -> None:
     guidance = loaded[kind]
     x, t = torch.randn(3, 4, 16, 16, generator=torch.Generator().manual_seed(1)), torch.tensor([5, 400, 990])
@@ -120,8 +246,9 @@ def test_the_embedded_model_loads_offline_and_names_what_it_can_make(monkeypatch
     guidance = load_guidance("embedded", "cpu", download=False)
     assert (guidance.resolution, guidance.latent_channels, guidance.latent_size) == (128, 16, 16)
     assert guidance.check_prompt("a DSLR photo of a yellow duck") == []
-    with pytest.raises(SettingsError, match=r"'a DSLR photo of a dragon' names nothing.*mushroom.*purple"):
+    with pytest.raises(SettingsError, match=r"'a DSLR photo of a dragon' names nothing.*dog for 'dragon'.*mushroom.*balloon"):
         guidance.check_prompt("a DSLR photo of a dragon")
+    assert "'deformed'" in guidance.check_prompt("a red duck", "deformed, blurry")[0]
 
 
 def test_auto_says_what_it_took_and_why(monkeypatch: pytest.MonkeyPatch) -> None:

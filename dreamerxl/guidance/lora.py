@@ -92,7 +92,7 @@ def _pipeline(parts: Parts) -> Any:
     shared: dict[str, Any] = {
         "vae": parts.vae,
         "unet": parts.unet,
-        "scheduler": DDIMScheduler(),
+        "scheduler": DDIMScheduler(steps_offset=1, clip_sample=False),  # sampling is not its business here
         "text_encoder": parts.text_encoders[0],
         "tokenizer": parts.tokenizers[0],
     }

@@ -19,7 +19,7 @@ from dreamerxl.errors import DeviceError, DreamerError, WeightsError
 from dreamerxl.guidance.adapter import Guidance
 from dreamerxl.guidance.hub import Say, cached_folder, fetch, silent
 from dreamerxl.guidance.lora import apply_loras, parse_loras
-from dreamerxl.guidance.parts import Parts, load_folder, load_vae, wanted_files, without_progress_bars
+from dreamerxl.guidance.parts import Parts, load_folder, load_vae, quietly, wanted_files
 from dreamerxl.guidance.single_file import load_file, load_vae_file
 
 EMBEDDED = Path(__file__).resolve().parent.parent / "miniature" / "weights"
@@ -107,7 +107,7 @@ def load_guidance(
     dtype = pick_dtype(weights.precision, device)
     try:
         loras = parse_loras(weights.loras)
-        with without_progress_bars():
+        with quietly():
             parts = _load_parts(choice, weights, dtype, say, download)
             if weights.vae:
                 parts.vae = _load_other_vae(weights.vae, parts.vae, dtype, say, download)
@@ -192,14 +192,14 @@ def _latents_of(vae: Any) -> str:
 
 
 def _spare_the_vae(parts: Parts, device: torch.device, dtype: torch.dtype) -> tuple[str, ...]:
-    """Take a VAE that overflows in float16 out of it; returns what to tell about that."""
-    if dtype != torch.float16 or not parts.vae.config.force_upcast:
+    """Take SDXL's VAE, which overflows in float16, out of it; returns what to tell about that."""
+    if dtype != torch.float16 or not (parts.is_xl and parts.vae.config.force_upcast):
         return ()
     safe = torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
     parts.vae.to(safe)
     return (
-        f"The VAE of this model gives NaN in float16 and runs in {str(safe).removeprefix('torch.')}; "
-        f"one that was made for float16 can be named in weights.vae, for SDXL {FP16_VAE}.",
+        f"SDXL's own VAE gives NaN in float16 and runs in {str(safe).removeprefix('torch.')}; "
+        f"one that was made for float16 can be named in weights.vae: {FP16_VAE}.",
     )
 
 

@@ -163,19 +163,23 @@ def check_safetensors(path: Path, label: str) -> dict[str, Any]:
 
 
 @contextmanager
-def without_progress_bars() -> Iterator[None]:
-    """diffusers and transformers draw a bar for each part that they read from the disk."""
+def quietly() -> Iterator[None]:
+    """diffusers and transformers draw a bar for each part that they read, and warn of what is checked here anyway."""
     import diffusers.utils.logging as of_diffusers
     from transformers.utils import logging as of_transformers
 
-    libraries = [library for library in (of_diffusers, of_transformers) if library.is_progress_bar_enabled()]
+    libraries: tuple[Any, ...] = (of_diffusers, of_transformers)
+    before = [(library, library.is_progress_bar_enabled(), library.get_verbosity()) for library in libraries]
     for library in libraries:
         library.disable_progress_bar()
+        library.set_verbosity_error()
     try:
         yield
     finally:
-        for library in libraries:
-            library.enable_progress_bar()
+        for library, bars, verbosity in before:
+            library.set_verbosity(verbosity)
+            if bars:
+                library.enable_progress_bar()
 
 
 def read_json(path: Path) -> Any:

@@ -20,6 +20,7 @@ from dreamerxl.guidance.parts import SUPPORTED, Parts, check_safetensors, read_j
 
 LAYOUTS = Path(__file__).resolve().parent / "layouts"
 MERGES = LAYOUTS / "clip_merges.txt"
+NAMES = {"sd15": "Stable Diffusion 1.x", "sd21": "Stable Diffusion 2.x", "sdxl": "SDXL"}
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
 TEXT: dict[str, tuple[str, ...]] = {
     "sd15": ("cond_stage_model.transformer.",),
@@ -55,9 +56,17 @@ def load_file(path: Path, label: str, dtype: torch.dtype, prediction: Prediction
     tokenizers = {"sd15": [clip_tokenizer()], "sd21": [clip_tokenizer("!")], "sdxl": [clip_tokenizer(), clip_tokenizer("!")]}
     made = tokenizers[contents.layout]
     more = {"tokenizer_2": made[1], "add_watermarker": False} if is_xl else {"safety_checker": None}
-    pipeline: Any = (StableDiffusionXLPipeline if is_xl else StableDiffusionPipeline).from_single_file(
-        str(path), config=str(layout), tokenizer=made[0], torch_dtype=dtype, local_files_only=True, **more
-    )
+    kind: Any = StableDiffusionXLPipeline if is_xl else StableDiffusionPipeline
+    try:
+        pipeline = kind.from_single_file(
+            str(path), config=str(layout), tokenizer=made[0], torch_dtype=dtype, local_files_only=True, **more
+        )
+    except (NotImplementedError, RuntimeError, ValueError, KeyError) as error:  # weights that are missing or of other shapes
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise WeightsError(
+            f"The file {label} is not a whole {NAMES[contents.layout]} checkpoint, weights are missing or have other shapes "
+            f"({lines[0][:200].rstrip('.')}). {SUPPORTED}"
+        ) from error
     unfilled = [
         f"{part}.{name}"
         for part in ("unet", "vae", "text_encoder", *(("text_encoder_2",) if is_xl else ()))
@@ -65,7 +74,10 @@ def load_file(path: Path, label: str, dtype: torch.dtype, prediction: Prediction
         if value.is_meta
     ]
     if unfilled:
-        raise WeightsError(f"The file {label} lacks {len(unfilled)} weights of its model, first {unfilled[0]}; {SUPPORTED}")
+        raise WeightsError(
+            f"The file {label} is not a whole {NAMES[contents.layout]} checkpoint, {len(unfilled)} weights are missing "
+            f"(first {unfilled[0]}). {SUPPORTED}"
+        )
     if contents.latent_size is not None:
         pipeline.unet.register_to_config(sample_size=contents.latent_size)
     schedule = read_json(layout / "scheduler" / "scheduler_config.json")
