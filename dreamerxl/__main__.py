@@ -63,6 +63,9 @@ def main(arguments: Sequence[str] | None = None, make_trainer: Any = None) -> in
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", metavar="NAME", help="a preset (see 'presets') or the path of a .yaml file")
     parser.add_argument("--prompt", metavar="TEXT", help="what to make, in words")
+    parser.add_argument(
+        "--rules", choices=["paper", "released"], help="make every rule the paper's or the released code's, on top of the preset"
+    )
     parser.add_argument("--methods", nargs="+", metavar="METHOD", help="the sides: sds, csd, ism, tsm; one to four")
     described = {name: item.metadata["help"] for name, item in leaf_fields()}
     for option, name in SHORTCUTS.items():
@@ -80,6 +83,8 @@ def settings_from(options: argparse.Namespace) -> Settings:
     if options.preset is not None:
         is_file = options.preset.endswith((".yaml", ".yml"))
         settings = load_settings(Path(options.preset)) if is_file else load_preset(options.preset)
+    if options.rules:
+        settings = settings.with_rules(options.rules)
     if options.methods:
         settings = settings.override({"variants": sides_for(settings, options.methods)})
     typed = {name: getattr(options, option) for option, name in SHORTCUTS.items()}

@@ -24,6 +24,9 @@ from dreamerxl.errors import SettingsError
 # settings during a run leaves everything that is drawn afterwards as it was.
 MAX_VIEWS = 64
 
+RELEASED_STEP = 500  # iterations from one widening to the next in the released code
+RELEASED_FACTORS = (1.5, 0.95, 0.75)  # of the azimuth range, the radii, the narrowest field of view
+
 CORNERS = ((-1, -1), (1, -1), (1, 1), (-1, 1))  # of an image, x right and y down: clockwise from the top left
 
 
@@ -118,30 +121,74 @@ def cameras_at(
     return Cameras(look_at(eye, up=up), intrinsics(fovy, width, height), width, height, azimuth, elevation, distance, fovy)
 
 
+@dataclass(frozen=True)
+class Ranges:
+    """Where training cameras may stand in an iteration."""
+
+    azimuth_deg: float  # to either side of the front
+    elevation_deg: tuple[float, float]
+    radius: tuple[float, float]
+    fovy_deg: tuple[float, float]
+
+
+def view_ranges(views: Views, iteration: int) -> Ranges:
+    """The ranges of an iteration (counted from 0), on their way from the start's to the whole.
+
+    linear: evenly over ``widen_iterations``; azimuth from ``widen_start`` of its range around the front, elevation
+    around its middle, radius and fovy from their ``start_`` values.
+    released: in steps, at each 500th iteration the azimuth range times 1.5, the radii times 0.95 and the narrowest
+    fovy times 0.75, none beyond the whole (the released code's scale_up_cameras_iter, phi_, fovy_ and scale_up_factor).
+    """
+    low, high = views.elevation_min_deg, views.elevation_max_deg
+    near = views.radius_min if views.start_radius_min is None else views.start_radius_min
+    far = views.radius_max if views.start_radius_max is None else views.start_radius_max
+    narrow = views.fovy_min_deg if views.start_fovy_min_deg is None else views.start_fovy_min_deg
+    if views.widen_rule == "released":
+        steps = min((iteration + 1) // RELEASED_STEP, 1000)  # its iterations count from 1
+        wide, closer, narrower = (factor**steps for factor in RELEASED_FACTORS)
+        return Ranges(
+            views.azimuth_range_deg * min(views.widen_start * wide, 1.0),
+            (low, high),
+            (max(near * closer, views.radius_min), max(far * closer, views.radius_max)),
+            (max(narrow * narrower, views.fovy_min_deg), views.fovy_max_deg),
+        )
+    done = min(1.0, iteration / views.widen_iterations) if views.widen_iterations else 1.0
+    share = views.widen_start + (1 - views.widen_start) * done
+    middle, half = (low + high) / 2, (high - low) / 2
+    return Ranges(
+        share * views.azimuth_range_deg,
+        (middle - share * half, middle + share * half),
+        (near + (views.radius_min - near) * done, far + (views.radius_max - far) * done),
+        (narrow + (views.fovy_min_deg - narrow) * done, views.fovy_max_deg),
+    )
+
+
 def sample_cameras(views: Views, iteration: int, generator: torch.Generator) -> Cameras:
-    """A batch of training views, square, drawn from ranges that widen with the iteration.
+    """A batch of training views, square, drawn from the ranges of the iteration.
 
     Azimuths are stratified: the allowed range is cut into one bin a view, each view lies anywhere in its own bin,
     and all are shifted by one common offset (wrapping inside the range), so a batch sees several sides and every
-    view alone is uniform. Elevation is uniform in degrees; radius and fovy are uniform. Widening scales the azimuth
-    range around the front and the elevation range around its middle, from ``widen_start`` to the whole.
+    view alone is uniform. Elevation is uniform in degrees; radius and fovy are uniform. ``angle_gamma`` bends azimuth
+    and elevation: u in -1..1 becomes sign(u) |u|^gamma, which above 1 prefers the middle.
     """
     count = views.batch
     u = torch.rand(1 + 4 * max(MAX_VIEWS, count), generator=generator, dtype=torch.float32)
     offset, jitter, elevation, radius, fovy = u[0], *u[1:].view(-1, 4)[:count].T
-    done = min(1.0, iteration / views.widen_iterations) if views.widen_iterations else 1.0
-    share = views.widen_start + (1 - views.widen_start) * done
     place = (offset + (torch.arange(count) + jitter) / count) % 1
-    middle = (views.elevation_min_deg + views.elevation_max_deg) / 2
-    half = (views.elevation_max_deg - views.elevation_min_deg) / 2
+    ranges = view_ranges(views, iteration)
+    low, high = ranges.elevation_deg
     return cameras_at(
-        share * views.azimuth_range_deg * (2 * place - 1),
-        middle + share * half * (2 * elevation - 1),
-        views.radius_min + (views.radius_max - views.radius_min) * radius,
-        views.fovy_min_deg + (views.fovy_max_deg - views.fovy_min_deg) * fovy,
+        ranges.azimuth_deg * _bent(2 * place - 1, views.angle_gamma),
+        (low + high) / 2 + (high - low) / 2 * _bent(2 * elevation - 1, views.angle_gamma),
+        ranges.radius[0] + (ranges.radius[1] - ranges.radius[0]) * radius,
+        ranges.fovy_deg[0] + (ranges.fovy_deg[1] - ranges.fovy_deg[0]) * fovy,
         views.resolution,
         views.resolution,
     )
+
+
+def _bent(u: Tensor, gamma: float) -> Tensor:
+    return u.sign() * u.abs() ** gamma
 
 
 def orbit_cameras(count: int, elevation_deg: float, radius: float, fovy_deg: float, width: int, height: int) -> Cameras:

@@ -282,12 +282,15 @@ class Settings:
     def with_rules(self, rules: Rule) -> Settings:
         """The same run with every rule the paper's or the released code's, and the numbers that belong to the rules.
 
-        What is a matter of the model and the machine stays: resolution, counts, learning rates, clipping thresholds.
+        What is a matter of the model and the machine stays: resolution, counts, learning rates, clipping thresholds. So
+        does a negative prompt that is not empty, under the released rules.
         """
         if rules == "paper":
             return self.override({name: _default(name) for name in (*RELEASED_RULES, "timesteps.anneal_iterations")})
-        annealing = {"timesteps.anneal_iterations": round(RELEASED_ANNEALING * self.iterations)}
-        return self.override(RELEASED_RULES | annealing)
+        changes = RELEASED_RULES | {"timesteps.anneal_iterations": round(RELEASED_ANNEALING * self.iterations)}
+        if self.prompting.negative_prompt:
+            changes["prompting.negative_prompt"] = self.prompting.negative_prompt
+        return self.override(changes)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Settings:

@@ -6,7 +6,16 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dreamerxl.cameras import cameras_at, frustums, intrinsics, look_at, orbit_cameras, sample_background, sample_cameras
+from dreamerxl.cameras import (
+    cameras_at,
+    frustums,
+    intrinsics,
+    look_at,
+    orbit_cameras,
+    sample_background,
+    sample_cameras,
+    view_ranges,
+)
 from dreamerxl.config import Views
 from dreamerxl.errors import SettingsError
 
@@ -151,6 +160,39 @@ def test_samples_fill_their_ranges_as_they_widen(iteration, share, batch):
         assert values.min() < low + 0.05 * (high - low) and values.max() > high - 0.05 * (high - low)
         # uniform: deviation (high - low) / sqrt(12); 5 standard errors
         assert abs(values.mean() - (low + high) / 2) < 5 * (high - low) / math.sqrt(12 * len(values))
+
+
+def test_radius_and_field_of_view_widen_from_their_starts():
+    views = replace(VIEWS, radius_min=2, radius_max=4, start_radius_min=3.5, start_radius_max=5, fovy_min_deg=10, fovy_max_deg=40)
+    views = replace(views, start_fovy_min_deg=30)
+    begin, middle, end = (view_ranges(views, iteration) for iteration in (0, 50, 400))
+    assert begin.radius == (3.5, 5) and begin.fovy_deg == (30, 40)
+    assert middle.radius == (2.75, 4.5) and middle.fovy_deg == (20, 40)
+    assert end.radius == (2, 4) and end.fovy_deg == (10, 40)
+    assert view_ranges(replace(VIEWS, radius_min=2, radius_max=4), 0).radius == (2, 4)
+    for iteration, ranges in ((0, begin), (50, middle)):
+        cameras = many(views, iteration)
+        assert all(ranges.radius[0] <= c.radius.min() and c.radius.max() <= ranges.radius[1] for c in cameras)
+        assert all(
+            ranges.fovy_deg[0] <= c.fovy_deg.min() + 1e-4 and c.fovy_deg.max() <= ranges.fovy_deg[1] + 1e-4 for c in cameras
+        )
+
+
+def test_a_very_long_run_widens_without_overflow():
+    views = Views(widen_rule="released", widen_start=0.1, start_radius_min=5.2, start_radius_max=5.5, start_fovy_min_deg=18)
+    ranges = view_ranges(views, 999_999)
+    assert ranges.azimuth_deg == 180 and ranges.radius == (3.5, 5.5) and ranges.fovy_deg == (9.2, 34.4)
+
+
+@pytest.mark.parametrize("gamma", [0.5, 1.0, 1.8])
+def test_gamma_draws_angles_towards_the_middle(gamma):
+    """|u|^gamma below a half: as often as |u| is below 0.5^(1 / gamma)."""
+    cameras = many(Views(batch=3, resolution=48, angle_gamma=gamma), 0)
+    azimuth = torch.cat([c.azimuth_deg for c in cameras]).abs() / 180
+    elevation = (torch.cat([c.elevation_deg for c in cameras]) - 15).abs() / 30
+    for share in (azimuth, elevation):
+        assert (share < 0.5).float().mean().item() == pytest.approx(0.5 ** (1 / gamma), abs=0.05)
+        assert share.max() <= 1 + 1e-5
 
 
 def test_every_batch_sees_several_sides():

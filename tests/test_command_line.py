@@ -86,6 +86,15 @@ def test_methods_take_the_presets_sides_where_it_has_them(tmp_path):
     assert sorted(path.name for path in (tmp_path / "out" / "scenes").iterdir()) == ["0-tsm.ply", "1-sds.ply", "2-ism.ply"]
 
 
+def test_rules_come_between_the_preset_and_what_is_typed(tmp_path):
+    options = ("--rules", "released", "--set", "variants.mu_rule=paper", "--no-video", "--out", tmp_path / "out")
+    assert run("--preset", "bagel", *options) == 0
+    settings = settings_of(tmp_path / "out")
+    assert {side.depth_clip_rule for side in settings.variants} == {"released"} and settings.timesteps.rule == "released"
+    assert {side.mu_rule for side in settings.variants} == {"paper"} and settings.losses.depth_ratio == 0.2
+    assert [side.delta_t for side in settings.variants] == [33, 80]
+
+
 def test_a_preset_may_be_a_file(tmp_path):
     (tmp_path / "mine.yaml").write_text("extends: bagel\niterations: 1\n")
     assert run("--preset", tmp_path / "mine.yaml", "--no-video", "--out", tmp_path / "out") == 0
