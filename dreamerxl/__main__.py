@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from dreamerxl import __version__
 from dreamerxl.config import Settings, leaf_fields, load_preset, load_settings, parse_value, preset_names
 from dreamerxl.errors import DreamerError, SettingsError
 
+LOG_SECONDS = 10.0  # between two progress bars where they go to a file
 SHORTCUTS = {
     "model": "model",
     "seed": "seed",
@@ -136,8 +138,10 @@ def follow(manager: Any, job: Any) -> bool:
     """Show a run's progress until it has ended; Ctrl-C stops it and keeps its scenes. Returns whether it was interrupted."""
     from tqdm import tqdm
 
-    interrupted, told = False, 0
-    with tqdm(total=job.view.iterations, unit="it", dynamic_ncols=True, smoothing=0.1, file=sys.stderr) as bar:
+    interrupted, told, drawn = False, 0, 0.0
+    pause = 0.1 if sys.stderr.isatty() else LOG_SECONDS  # a log keeps every bar that is drawn
+    bar_options: Any = {"unit": "it", "dynamic_ncols": True, "smoothing": 0.1, "file": sys.stderr, "mininterval": pause}
+    with tqdm(total=job.view.iterations, **bar_options) as bar:
         while True:
             try:
                 ended = job.wait(0.2)
@@ -150,7 +154,9 @@ def follow(manager: Any, job: Any) -> bool:
                     bar.set_postfix_str("  ".join(norms), refresh=False)
                 bar.set_description("stopping" if interrupted and not ended else view.status, refresh=False)
                 bar.update(view.iteration - bar.n)
-                bar.refresh()
+                if ended or time.monotonic() - drawn >= pause:
+                    bar.refresh()
+                    drawn = time.monotonic()
                 if ended:
                     return interrupted
             except KeyboardInterrupt:
