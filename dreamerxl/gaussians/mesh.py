@@ -18,12 +18,13 @@ from typing import Any
 
 import numba
 import numpy as np
+import torch
 from scipy import ndimage
 from skimage.measure import marching_cubes
 
 from dreamerxl.errors import SceneFileError
 from dreamerxl.files import replacing
-from dreamerxl.gaussians.scene import FrozenSplats
+from dreamerxl.gaussians.scene import FrozenSplats, rotations
 
 RESOLUTION = 128  # grid cells along the longest side
 LEVEL = 0.4  # the silhouette of a render lies here: alpha passes a half
@@ -70,7 +71,7 @@ def density_grid(splats: FrozenSplats, resolution: int) -> tuple[np.ndarray, np.
     means, scales = splats.means[seen].astype(np.float64), splats.scales[seen].astype(np.float64)
     if len(means) == 0:
         return np.zeros((3, 3, 3), np.float32), np.zeros((3, 3, 3, 3), np.float32), np.zeros(3), 1.0
-    turns = _rotations(splats.quats[seen].astype(np.float64))
+    turns = rotations(torch.from_numpy(splats.quats[seen].astype(np.float64))).numpy()
     scales = np.maximum(scales, 1e-6)
     precisions = (turns / scales[:, None, :] ** 2) @ turns.swapaxes(1, 2)
     reach = 3 * np.sqrt(((turns * scales[:, None, :]) ** 2).sum(2))
@@ -149,14 +150,3 @@ def glb(mesh: Mesh, about: str = "") -> bytes:
     head += b" " * (-len(head) % 4)  # every length here is a multiple of four, the body's by its types
     chunks = struct.pack("<I4s", len(head), b"JSON") + head + struct.pack("<I4s", len(body), b"BIN\0") + body
     return struct.pack("<4sII", b"glTF", 2, 12 + len(chunks)) + chunks
-
-
-def _rotations(quats: np.ndarray) -> np.ndarray:
-    """Rotation matrices [N, 3, 3] of unit quaternions [N, 4] wxyz."""
-    w, x, y, z = quats.T
-    rows = (
-        (1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)),
-        (2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)),
-        (2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)),
-    )
-    return np.stack([np.stack(row, -1) for row in rows], -2)

@@ -30,7 +30,7 @@ MAIN = (
     "iterations",
     "seed",
 )
-PATHS = {"initialization.file", "weights.vae", "weights.loras"}  # on the server, not a visitor's to name
+PATHS = {"initialization.file", "initialization.shap_e", "weights.vae", "weights.loras"}  # on the server, not a visitor's to name
 ELSEWHERE = {"description", "prompt", "variants.method", *PATHS, *MAIN}  # not in the advanced groups
 
 SLIDERS: dict[str, tuple[float, float, float]] = {  # what is worth sliding through: low, high, step
@@ -65,7 +65,7 @@ LABELS = {
     "prompting.perp_neg_side_decay": "Perp-Neg: decay of the sides",
     "initialization.count": "Gaussians",
     "initialization.prompt": "Text of the first shape",
-    "initialization.turn_deg": "Turn of a file's scene",
+    "initialization.turn_deg": "Turn of the first scene",
     "initialization.fit": "Fit a file's Gaussians",
     "initialization.scale": "Standard deviation",
     "densification.enabled": "Densify and prune",
@@ -77,14 +77,14 @@ LABELS = {
     "losses.tv_depth": "Total variation of the depth",
     "losses.scale": "Mean scale",
 }
-HINTS = {  # shorter than the settings' own texts, where a slider stands in the first column of the page
-    "variants.gamma": "place of μ: 0 is ISM, 1 is CSD",
-    "variants.delta_t": "timesteps between x_s and x_t",
-    "variants.clip_color": "",
-    "variants.clip_depth": "",
-    "variants.guidance_scale": "how strongly the prompt pulls",
-    "iterations": "",
-    "seed": "",
+HINTS = {  # of the first column: what the paper means by it
+    "variants.gamma": "Where TSM's second point μ lies between s and t: μ = s + γ (t − s). 0 is ISM, 1 CSD; the paper: 0.3.",
+    "variants.delta_t": "How far t lies beyond s on the DDIM trajectory (the paper's δT): wide steps carry more, and err more.",
+    "variants.clip_color": "Largest gradient that a pixel's colour may send back (pixel-wise clipping, Pan et al.).",
+    "variants.clip_depth": "The same for depth, in units of the Gaussians' scale (the paper's Eq. 9).",
+    "variants.guidance_scale": "Classifier-free guidance: how strongly the prompt pulls. The paper takes 7.5.",
+    "iterations": "Steps of Adam for each side.",
+    "seed": "The same seed gives the same run.",
 }
 GROUPS = {
     "": "Model and files",
@@ -165,12 +165,14 @@ def read(base: Settings, keys: Sequence[str], values: Sequence[Any]) -> Settings
     return Settings.from_dict(plain).override(changes)
 
 
-def live_changes(running: Settings, wanted: Settings) -> dict[str, Any]:
-    """Names and values of config.Variant that differ on some side and can be given to the run in progress."""
+def live_changes(running: Settings, wanted: Settings, side: int | None = None) -> dict[str, Any]:
+    """Names and values of config.Variant that differ on a side (None: on any) and can be given to the run in progress."""
     if len(running.variants) != len(wanted.variants):
         raise SettingsError("The number of sides cannot be changed while a run goes on; start a new run for that.")
     changes = {}
-    for old, new in zip(running.variants, wanted.variants, strict=True):
+    for index, (old, new) in enumerate(zip(running.variants, wanted.variants, strict=True)):
+        if side is not None and index != side:
+            continue
         for name in Variant.__dataclass_fields__:
             if getattr(old, name) != getattr(new, name):
                 if name == "method":

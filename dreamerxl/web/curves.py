@@ -17,8 +17,12 @@ def chart(
     total: int,
     *,
     logarithmic: bool = False,
+    changes: Sequence[tuple[int, str]] = (),
+    help: str = "",
 ) -> str:
     """A figure with one line a side over iterations 0..total, a legend with the newest values, and three grid lines.
+
+    ``changes`` are marked where they came: (iterations done before, what was changed). ``help`` explains the numbers.
 
     Values that are not finite (or, on a logarithmic axis, not positive) leave a gap.
     """
@@ -41,10 +45,17 @@ def chart(
     axis = (
         f'<text x="{LEFT}" y="{HEIGHT - 6}">0</text><text x="{WIDTH - RIGHT}" y="{HEIGHT - 6}" text-anchor="end">{total:,}</text>'
     )
+    marks = "".join(
+        f'<g class="change"><title>{html.escape(f"{text} (iteration {iteration:,})")}</title>'
+        f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/><circle cx="{x:.1f}" cy="{TOP}" r="3"/></g>'
+        for iteration, text in changes
+        for x in (_place(iteration, total),)
+    )
     return (
-        f'<figure class="chart"><figcaption>{html.escape(title)}<span class="legend">{legend}</span></figcaption>'
+        f'<figure class="chart" title="{html.escape(help)}">'
+        f'<figcaption>{html.escape(title)}<span class="legend">{legend}</span></figcaption>'
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(title)} over the iterations">'
-        f"{grid}{axis}{lines}</svg></figure>"
+        f"{grid}{axis}{marks}{lines}</svg></figure>"
     )
 
 
@@ -73,6 +84,10 @@ def _limits(points: list[float], logarithmic: bool) -> tuple[float, float]:
         return low / 1.15, high * 1.15
     margin = 0.08 * (high - low) or 0.1 * abs(high) or 1.0
     return max(low - margin, 0.0 if low >= 0 else low - margin), high + margin
+
+
+def _place(iteration: int, total: int) -> float:
+    return LEFT + (WIDTH - LEFT - RIGHT) * min(iteration / max(total, 1), 1)
 
 
 def _height(value: float, low: float, high: float, logarithmic: bool) -> float:
@@ -105,7 +120,7 @@ def _path(iterations: Sequence[int], values: Sequence[float], total: int, low: f
         if not _fits(value, logarithmic):
             joined = False
             continue
-        x = LEFT + (WIDTH - LEFT - RIGHT) * min(iteration / max(total, 1), 1)
+        x = _place(iteration, total)
         steps.append(f"{'L' if joined else 'M'}{x:.1f} {_height(value, low, high, logarithmic):.1f}")
         joined = True
     return "".join(steps)

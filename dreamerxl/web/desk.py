@@ -1,21 +1,31 @@
-"""What the page and the view ask of the runs: which run is on show, who may stop it, and its captures once it has ended."""
+"""What the page and the view ask of the runs: which is on show, who may touch it, what is made of it, what there was before."""
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from dreamerxl.config import Settings
 from dreamerxl.errors import DreamerError
-from dreamerxl.runs.capture import capture_run
+from dreamerxl.runs.capture import ALWAYS, run_sides
+from dreamerxl.runs.drawing import camera, extent, pictures
+from dreamerxl.runs.folder import replacing
 from dreamerxl.runs.manager import RunManager
 from dreamerxl.runs.run import RunView
+from dreamerxl.web import takeaway
+from dreamerxl.web.past import Past
 
-CAPTURES = ("contact-sheet.png", "turntable.mp4")
+MOST_ORDERS = 12  # files that wait to be made, of all visitors
+THUMBNAIL = "thumbnail.png"
+THUMBNAIL_SIZE = 160  # pixels of a side
+MOST_LISTED = 60  # runs of the gallery
 
 
 class Desk:
@@ -23,9 +33,11 @@ class Desk:
 
     def __init__(self, manager: RunManager):
         self.manager = manager
+        self.past = Past()
         self._last: str | None = None  # the run that was on show last
         self._captured: set[str] = set()
-        self._lock = threading.Lock()  # guards the two above
+        self._orders: dict[tuple[str, str], str] = {}  # (run, file) -> '' while it is being made, else why it failed
+        self._lock = threading.Lock()  # guards the three above
         self._maker = ThreadPoolExecutor(1, thread_name_prefix="dreamerxl-captures")
 
     def on_show(self) -> RunView | None:
@@ -35,12 +47,8 @@ class Desk:
             if run is not None:
                 self._last = run.id
             last = self._last
-        if run is None and last is not None:
-            run = self.manager.get(last)
-        if run is None:
-            return None
-        view = run.view
-        if view.ended and view.snapshot is not None:
+        view = run.view if run is not None else self.find(last)
+        if view is not None and view.ended and view.snapshot is not None:
             self._capture_once(view)
         return view
 
@@ -58,11 +66,19 @@ class Desk:
 
     def submit(self, settings: Settings, owner: str) -> RunView:
         """Queue a run for a visitor. Raises DreamerError with a sentence."""
-        run = self.manager.submit(settings, owner)
-        with self._lock:
-            if self._last is None:
-                self._last = run.id
-        return run.view
+        return self._shown(self.manager.submit(settings, owner).view)
+
+    def again(self, run_id: str, owner: str) -> RunView:
+        """Queue a run for a visitor with the settings and the seed that another was submitted with. Raises DreamerError."""
+        return self.submit(self.manager.get(run_id).submitted, owner)
+
+    def run_on(self, run_id: str, owner: str, more: int) -> RunView:
+        """Queue a run that goes on from where an ended one stood, for ``more`` iterations. Raises DreamerError."""
+        view = self.manager.get(run_id).view
+        if not view.ended:
+            raise DreamerError("This run is still going on; it can run on once it has ended.")
+        settings = dataclasses.replace(view.settings, iterations=view.iteration + more)
+        return self._shown(self.manager.submit(settings, owner, start=view).view)
 
     def own(self, owner: str | None) -> RunView | None:
         """The visitor's run that is in progress, else the first that waits; None where there is none."""
@@ -71,6 +87,14 @@ class Desk:
         current = self.manager.current()
         runs = [*([current] if current is not None else []), *self.manager.queue()]
         return next((run.view for run in runs if run.view.owner == owner and not run.view.ended), None)
+
+    def wait_s(self, view: RunView) -> float | None:
+        """Seconds until a queued run is expected to begin; None while nothing is known of the pace."""
+        current = self.manager.current()
+        if current is None or current.view.its_per_s <= 0:
+            return None
+        ahead = [run.view for run in self.manager.queue() if 0 < run.view.queue_position < view.queue_position]
+        return current.view.eta_s + sum(run.iterations for run in ahead) / current.view.its_per_s
 
     def toggle_pause(self, owner: str | None) -> RunView:
         """Pause the visitor's run, or resume it where it is paused. Raises DreamerError."""
@@ -84,11 +108,58 @@ class Desk:
         self.manager.stop(view.id)
         return view
 
-    def change(self, owner: str | None, changes: Mapping[str, Any]) -> RunView:
-        """Give changed settings to every side of the visitor's run. Raises DreamerError."""
+    def change(self, owner: str | None, changes: Mapping[str, Any], side: int | None = None) -> RunView:
+        """Give changed settings to one side (None: every one) of the visitor's run. Raises DreamerError."""
         view = self._mine(owner)
-        self.manager.change(view.id, None, changes)
+        self.manager.change(view.id, side, changes)
         return view
+
+    def watch(self, owner: str | None, share: float) -> RunView:
+        """Give the view a share of the time of the visitor's run. Raises DreamerError."""
+        view = self._mine(owner)
+        self.manager.watch(view.id, share)
+        return view
+
+    def delete(self, run_id: str, owner: str | None) -> None:
+        """Delete one of the visitor's own runs that has ended. Raises DreamerError."""
+        view = self.manager.get(run_id).view
+        if not view.belongs_to(owner):
+            raise DreamerError("This run was made by another visitor; only they can delete it.")
+        self.manager.delete(run_id)
+        with self._lock:
+            if self._last == run_id:
+                self._last = None
+
+    def listed(self, words: str = "") -> list[RunView]:
+        """Ended runs with a scene, newest first, whose prompt, methods, model or id hold every one of some words. Their
+        thumbnails are made where they are missing."""
+        wanted = words.lower().split()[:20]
+        found = []
+        for view in self.manager.runs():
+            if not view.ended or not any((view.folder / "scenes").glob("*.ply")):
+                continue
+            text = " ".join((view.settings.prompt, *view.labels, view.model, view.id, view.status)).lower()
+            if all(word in text for word in wanted):
+                found.append(view)
+        found = found[:MOST_LISTED]
+        missing = [view for view in found if takeaway.place_of(view.folder, THUMBNAIL) is None]
+        for view in missing[:MOST_ORDERS]:
+            self._order(view, THUMBNAIL, _thumbnail)
+        return found
+
+    def order(self, run_id: str, name: str, **options: Any) -> None:
+        """Have a file of a run made; ``orders`` tells how it stands. Raises DreamerError where that cannot be asked."""
+        view = self.manager.get(run_id).view
+        with self._lock:
+            waiting = sum(not outcome for outcome in self._orders.values())
+        if waiting >= MOST_ORDERS:
+            raise DreamerError(f"{waiting} files are being made already; ask again when some are done.")
+        self._order(view, name, lambda subject: takeaway.make(subject, name, **options))
+
+    def orders(self, run_id: str) -> dict[str, str]:
+        """Files of a run that are being made ('') or could not be (why), by name."""
+        with self._lock:
+            return {name: outcome for (of, name), outcome in self._orders.items() if of == run_id}
 
     def health(self) -> dict[str, Any]:
         """The run in progress and how many wait, for /health."""
@@ -97,8 +168,15 @@ class Desk:
         return {"run": current, "waiting": len(self.manager.queue())}
 
     def close(self) -> None:
-        """Let go of the thread that makes captures."""
+        """Let go of the thread that makes captures and of the views of the past."""
         self._maker.shutdown(wait=False, cancel_futures=True)
+        self.past.close()
+
+    def _shown(self, view: RunView) -> RunView:
+        with self._lock:
+            if self._last is None:
+                self._last = view.id
+        return view
 
     def _mine(self, owner: str | None) -> RunView:
         view = self.own(owner)
@@ -114,12 +192,69 @@ class Desk:
             if view.id in self._captured:
                 return
             self._captured.add(view.id)
-        if not all((view.folder / "captures" / name).is_file() for name in CAPTURES):
-            self._maker.submit(_capture, view)
+        for name in ALWAYS:
+            if takeaway.place_of(view.folder, name) is None:
+                self._order(view, name, lambda subject, name=name: takeaway.make(subject, name))
+        self._order(view, THUMBNAIL, _thumbnail)
+
+    def _order(self, view: RunView, name: str, make: Any) -> None:
+        """Make a file on the makers' thread, unless it is being made already. A failure is kept as a sentence."""
+        key = (view.id, name)
+        with self._lock:
+            if self._orders.get(key) == "":
+                return
+            self._orders[key] = ""
+
+        def work() -> None:
+            outcome = None
+            try:
+                make(view)
+            except DreamerError as error:
+                outcome = str(error)
+            except Exception:
+                outcome = "It could not be made; the program's log has the details."
+                logging.getLogger(__name__).exception("%s of run %s could not be made.", name, view.id)
+            with self._lock:
+                if outcome is None:
+                    self._orders.pop(key, None)
+                else:
+                    self._orders[key] = outcome
+
+        self._maker.submit(work)
 
 
-def _capture(view: RunView) -> None:
-    try:
-        capture_run(view)
-    except Exception:
-        logging.getLogger(__name__).exception("The captures of run %s could not be made.", view.id)
+def _thumbnail(view: RunView) -> None:
+    """captures/thumbnail.png: the sides from the front, next to each other."""
+    scenes = [side.splats for side in run_sides(view)]
+    seen = camera(extent(scenes), 30.0, 15.0, THUMBNAIL_SIZE, THUMBNAIL_SIZE)
+    image = Image.new("RGB", (THUMBNAIL_SIZE * len(scenes), THUMBNAIL_SIZE))
+    for index, splats in enumerate(scenes):
+        image.paste(Image.fromarray(next(pictures(splats, seen))), (index * THUMBNAIL_SIZE, 0))
+    with replacing(view.folder / "captures" / THUMBNAIL) as temporary:
+        image.save(temporary)
+
+
+def differing(views: Sequence[RunView]) -> list[tuple[str, list[str]]]:
+    """The settings in which some runs differ, by dotted name, with each run's value in words."""
+    flat = [_flat(view.settings.to_dict()) for view in views]
+    names = list(dict.fromkeys(name for settings in flat for name in settings))
+    rows = []
+    for name in names:
+        values = [settings.get(name, "–") for settings in flat]
+        if len(set(values)) > 1:
+            rows.append((name, values))
+    return rows
+
+
+def _flat(value: Any, path: str = "") -> dict[str, str]:
+    if isinstance(value, dict):
+        parts = value.items()
+    elif isinstance(value, (list, tuple)):
+        parts = enumerate(value)
+    else:
+        text = "off" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+        return {path.rstrip("."): text}
+    flat: dict[str, str] = {}
+    for name, entry in parts:
+        flat |= _flat(entry, f"{path}{name}.")
+    return flat

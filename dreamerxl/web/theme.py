@@ -12,8 +12,8 @@ ICON = Path(__file__).with_name("icon.svg")
 SANS = ("ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif")
 MONO = ("ui-monospace", "SF Mono", "Cascadia Mono", "Consolas", "DejaVu Sans Mono", "monospace")
 
-# Keeps the run's id in the address, and brings the page or the view back when the server has been away: a view that is
-# not in focus does not reconnect by itself.
+# Keeps the run's id in the address, opens the guide on a first visit, takes files that are dropped anywhere, and brings the
+# page or the view back when the server has been away: a view that is not in focus does not reconnect by itself.
 HEAD = """
 <meta name="color-scheme" content="light dark">
 <script>
@@ -39,6 +39,28 @@ HEAD = """
     }
     document.documentElement.classList.toggle('away', lost);
   }, 4000);
+  const greet = () => {
+    const guide = document.getElementById('guide'), ask = document.getElementById('ask-guide');
+    if (!guide || !ask) { setTimeout(greet, 200); return; }
+    ask.addEventListener('click', () => guide.showModal());
+    guide.addEventListener('close', () => { try { localStorage.setItem('dreamerxl-guided', '1'); } catch (error) {} });
+    let guided = navigator.webdriver;
+    try { guided ||= localStorage.getItem('dreamerxl-guided'); } catch (error) {}
+    if (!guided) guide.showModal();
+  };
+  greet();
+  const carries = (event) => [...(event.dataTransfer?.types ?? [])].includes('Files');
+  const over = (on) => document.documentElement.classList.toggle('dropping', on);
+  addEventListener('dragover', (event) => { if (carries(event)) { event.preventDefault(); over(true); } });
+  addEventListener('dragleave', (event) => { if (!event.relatedTarget) over(false); });
+  addEventListener('drop', (event) => {
+    over(false);
+    const input = document.querySelector('#dropped input[type=file]');
+    if (!carries(event) || !input || event.target.closest?.('#dropped')) return;
+    event.preventDefault();
+    input.files = event.dataTransfer.files;
+    input.dispatchEvent(new Event('change', {bubbles: true}));
+  });
 })();
 </script>
 """
