@@ -20,6 +20,7 @@ from dreamerxl.gaussians.scene import FrozenSplats, freeze
 
 SIDE_IMAGE = 512
 NO_FRUSTUMS = np.zeros((0, 5, 3), np.float32)
+PICTURES = ("render", "depth", "x0_hat", "gradient", "clipped")
 METRICS = ("grad_norm", "clipped_norm", "clipped_share", "latent_norm", "count", "t", "s", "mu")
 
 VIRIDIS = "440154 472d7b 3b528b 2c728e 21918c 28ae80 5ec962 addc30 fde725"
@@ -38,6 +39,11 @@ class SideSnapshot:
     gradient: np.ndarray  # magnitude per pixel before clipping, inferno; one scale for every side and for `clipped`
     clipped: np.ndarray  # magnitude per pixel after clipping
     metrics: Mapping[str, float]
+
+    @property
+    def pictures(self) -> tuple[np.ndarray, ...]:
+        """What the side computed, in the order of PICTURES."""
+        return tuple(getattr(self, name) for name in PICTURES)
 
 
 @dataclass(frozen=True)

@@ -292,8 +292,10 @@ class Session:
         self.kept = self.trainer.iteration
         scenes = [freeze(side.params) for side in self.trainer.sides]
         marks = take_marks(scenes, self.prepared.judge)
+        shown = self.run.view.snapshot
+        pictures = [side.pictures for side in shown.sides] if shown is not None else []  # of the latest snapshot: they cost much
         try:
-            self.growth.keep(self.kept, scenes)
+            self.growth.keep(self.kept, scenes, pictures)
             append_marks(self.growth.folder, self.kept, marks)
         except OSError as error:
             self.run.folder.log(error)
@@ -321,7 +323,7 @@ class Session:
                 self.marks.add(line["iteration"], line["sides"])
         for iteration in moments(earlier.growth, len(self.settings.variants)):
             if iteration <= done:
-                self.growth.adopt(earlier.growth, iteration, len(self.settings.variants))
+                self.growth.adopt(earlier.growth, iteration)
         self.run.update(iteration=done, history=self.curves.history(), marks=self.marks.history())
 
     def save_scenes(self) -> None:

@@ -30,18 +30,20 @@ PARTS = (  # where a name may lie in a run's folder
     ("exports", SIDE),
     ("exports", ARCHIVE),
     ("captures", CAPTURE),
+    ("growth", re.compile(r"\d{7}-\d\.jpg")),
     ("", re.compile(r"run\.json|metrics\.jsonl")),
 )
 MEDIA_TYPES = {
     ".mp4": "video/mp4",
     ".png": "image/png",
+    ".jpg": "image/jpeg",
     ".html": "text/html",
     ".json": "application/json",
     ".jsonl": "application/x-ndjson",
     ".glb": "model/gltf-binary",
     ".zip": "application/zip",
 }
-IN_PAGE = (".png", ".mp4")  # shown where they are; all else is saved
+IN_PAGE = (".png", ".jpg", ".mp4")  # shown where they are; all else is saved
 
 
 def may_leave(name: str) -> bool:
