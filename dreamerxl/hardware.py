@@ -39,6 +39,17 @@ def machine(device: str) -> dict[str, Any]:
     return found
 
 
+def has_matrix_units() -> bool:
+    """Whether this CPU multiplies bfloat16 matrices in hardware (AMX)."""
+    return bool(getattr(torch.cpu, "get_capabilities", dict)().get("amx_bf16", torch.cpu._is_amx_tile_supported()))
+
+
+def card_memory(device: torch.device) -> tuple[int, int]:
+    """Free and total bytes of a CUDA card. What PyTorch holds without using it counts as free."""
+    free, total = torch.cuda.mem_get_info(device)
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device), total
+
+
 def memory_bytes() -> int:
     """Main memory, or 0 where the system does not say."""
     try:

@@ -8,23 +8,34 @@ Stable Diffusion 1.5, 2.1 (v-prediction), SDXL and the embedded model differ in 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from dreamerxl.diffusion.schedule import Schedule
 from dreamerxl.guidance import words
 from dreamerxl.guidance.conditioning import Conditioning
+from dreamerxl.guidance.encoder import FrozenEncoder, is_supported
+from dreamerxl.guidance.fast_unet import accelerate, compile_blocks
+from dreamerxl.guidance.graphs import CudaGraphs, StaticBatches
+from dreamerxl.guidance.group_norm import HAS_TRITON
+
+ATTENTION = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+WORTH_COMPILING = 500_000_000  # parameters; a small UNet is recorded before a compiler would have begun
 
 
 @dataclass(eq=False, repr=False)
 class Guidance:
     """A diffusion model behind five verbs: encode, decode, embed, predict, and what it can read of a prompt.
 
-    Text encoders wait on the CPU and visit the device only while they embed.
+    Text encoders wait on the CPU and visit the device only while they embed. On CUDA the UNet and the VAE's encoder run
+    as fast forms of themselves: fused kernels, compiled blocks, one recorded graph for each number of rows.
     """
 
     label: str
@@ -39,6 +50,7 @@ class Guidance:
     qualities: tuple[str, ...] = ()  # and what can be said about it
     zeros_for_empty: bool = False  # trained with zeros where there is no prompt (SDXL)
     notes: tuple[str, ...] = ()  # sentences for the visitor about how it was loaded
+    encode_at_once: int | None = None  # images; more are encoded in turns and once again for the backward. None: no limit
 
     def __post_init__(self) -> None:
         for part in (self.unet, self.vae, *self.text_encoders):
@@ -73,7 +85,7 @@ class Guidance:
         if images.shape[-2:] != (self.resolution, self.resolution):
             size = (self.resolution, self.resolution)
             images = F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True)
-        mean = self.vae.encode((images * 2 - 1).to(self.vae.dtype)).latent_dist.mean.float()
+        mean = self._posterior_mean((images * 2 - 1).to(self.vae.dtype)).float()
         return (mean - (self.vae.config.shift_factor or 0.0)) * self.vae.config.scaling_factor
 
     @torch.no_grad()
@@ -109,13 +121,40 @@ class Guidance:
     @torch.no_grad()
     def predict(self, latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
         """Noise predictions eps [R, C, h, w] for latents [R, C, h, w], each row at its own timestep [R] and prompt."""
-        added = {"text_embeds": conditioning.pooled, "time_ids": conditioning.time_ids} if self.is_xl else None
+        prompts = [part for part in (conditioning.hidden, conditioning.pooled, conditioning.time_ids) if part is not None]
+        return self._network(latents, timesteps, *prompts)
+
+    def _posterior_mean(self, images: Tensor) -> Tensor:
+        """Mean of the VAE's posterior, images in -1..1."""
+        if self._encoder is None:
+            return self.vae.encode(images).latent_dist.mean
+        return self._encoder(images, self.encode_at_once)
+
+    @cached_property
+    def _encoder(self) -> FrozenEncoder | None:
+        fast = self.device.type == "cuda" and HAS_TRITON and is_supported(self.vae)
+        return FrozenEncoder(self.vae) if fast else None
+
+    @cached_property
+    def _network(self) -> Callable[..., Tensor]:
+        """eps of rows; made at the first prediction, when the weights are final."""
+        if self.device.type != "cuda":
+            return self._evaluate
+        if HAS_TRITON:
+            accelerate(self.unet)
+            if sum(part.numel() for part in self.unet.parameters()) > WORTH_COMPILING:
+                compile_blocks(self.unet)
+        torch.backends.cudnn.benchmark = True  # shapes are few and stay
+        return StaticBatches(self._evaluate_on_card, CudaGraphs())
+
+    def _evaluate_on_card(self, *rows: Tensor) -> Tensor:
+        with sdpa_kernel(ATTENTION, set_priority=True):
+            return self._evaluate(*rows)
+
+    def _evaluate(self, latents: Tensor, timesteps: Tensor, hidden: Tensor, *added: Tensor) -> Tensor:
+        conditions = dict(zip(("text_embeds", "time_ids"), added, strict=True)) if added else None
         output = self.unet(
-            latents.to(self.dtype),
-            timesteps,
-            encoder_hidden_states=conditioning.hidden,
-            added_cond_kwargs=added,
-            return_dict=False,
+            latents.to(self.dtype), timesteps, encoder_hidden_states=hidden, added_cond_kwargs=conditions, return_dict=False
         )[0].float()
         return self.schedule.to_eps(output, latents, timesteps)
 

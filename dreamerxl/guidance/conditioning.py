@@ -30,6 +30,10 @@ class Conditioning:
         at = [index] if isinstance(index, int) else index
         return self._each(lambda part: part[at])
 
+    def repeated(self, count: int) -> Conditioning:
+        """The one row, ``count`` times, without a copy."""
+        return self._each(lambda part: part.expand(count, *part.shape[1:]))
+
     def mix(self, weights: Tensor) -> Conditioning:
         """Weighted sums of the rows. weights [B, N] -> B rows."""
         # in float32: bf16 weights need not sum to 1, and a size of 1024 would become 1028

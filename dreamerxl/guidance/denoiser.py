@@ -93,7 +93,7 @@ class Denoiser:
         """Predictions [B, C, h, w] for each row, which stands for a batch of B."""
         batch = next(iter(latents.values())).shape[0]
         x = torch.cat([latents[row[0]] for row in rows])
-        t = torch.tensor([row[1] for row in rows], device=x.device).repeat_interleave(batch)
+        t = torch.cat([torch.full((batch,), row[1], device=x.device) for row in rows])  # a list copied over would wait
         prompts = join([self._batch(row[2], batch) for row in rows])
         step = self.max_rows or len(x)
         pieces = [slice(start, start + step) for start in range(0, len(x), step)]
@@ -104,7 +104,7 @@ class Denoiser:
 
     def _batch(self, prompt: Prompt, batch: int) -> Conditioning:
         conditioning = self.prompts[prompt]
-        return conditioning.rows([0] * batch) if len(conditioning) == 1 else conditioning
+        return conditioning.repeated(batch) if len(conditioning) == 1 else conditioning
 
 
 def advance_together(
