@@ -152,7 +152,7 @@ def follow(manager: Any, job: Any) -> bool:
                 if view.snapshot is not None:
                     norms = [f"{side.label} |g| {side.metrics['grad_norm']:.3g}" for side in view.snapshot.sides]
                     bar.set_postfix_str("  ".join(norms), refresh=False)
-                bar.set_description("stopping" if interrupted and not ended else view.status, refresh=False)
+                bar.set_description("stopping" if interrupted and not ended else view.stage or view.status, refresh=False)
                 bar.update(view.iteration - bar.n)
                 if ended or time.monotonic() - drawn >= pause:
                     bar.refresh()

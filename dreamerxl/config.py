@@ -147,9 +147,12 @@ class Initialization:
     count: int = setting(100_000, "Gaussians at the start", low=10, high=5_000_000)
     radius: float = setting(0.6, "radius of the ball or sphere, half side of the cube", low=0.01, high=10)
     prompt: str = setting("", "for shape 'text': what to make first, in a few words (released: init_prompt); empty: the prompt")
+    shap_e: str = setting("openai/shap-e", "for shape 'text': Shap-E's diffusers folder or hub id")
     file: str = setting("", "for shape 'file': a .ply of points or Gaussians, a .splat, or a mesh (.glb, .obj)")
     up: Literal["auto", "z", "y", "-y"] = setting("auto", "which axis points up in the file; auto: y in meshes, else z")
-    turn_deg: float = setting(0.0, "turns a file's scene around the vertical, to the left", low=-180, high=180, unit="degrees")
+    turn_deg: float = setting(
+        0.0, "turns what a text or a file gives around the vertical, to the left", low=-180, high=180, unit="degrees"
+    )
     fit: bool = setting(False, "scale a file's Gaussians into the ball of the radius, as is done with points and meshes")
     keep_colors: bool = setting(True, "start with the colours of the text's or file's points; off: grey (released code)")
     opacity: float = setting(0.1, "initial opacity", low=1e-4, high=0.999)

@@ -99,7 +99,7 @@ class GrowingTrainer(FakeTrainer):
 
 def growing_trainer(seconds: float = 0.1) -> Any:
     """``make_trainer`` for a RunManager."""
-    return lambda settings: Prepared(GrowingTrainer(settings, seconds), decode, "a stand-in model", "cpu", ())
+    return lambda settings, say: Prepared(GrowingTrainer(settings, seconds), decode, "a stand-in model", "cpu", ())
 
 
 @contextlib.contextmanager

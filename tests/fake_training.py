@@ -15,6 +15,7 @@ import torch
 from dreamerxl.cameras import cameras_at
 from dreamerxl.config import Settings, Variant
 from dreamerxl.gaussians.scene import Params, make_params
+from dreamerxl.guidance.hub import Say, silent
 from dreamerxl.runs.worker import Prepared
 from dreamerxl.training.checkpoint import State
 
@@ -108,7 +109,7 @@ def decode(latents: torch.Tensor) -> torch.Tensor:
 def fake_make_trainer(seconds: float = 0.0, **options: Any) -> Callable[[Settings], Prepared]:
     """``make_trainer`` for a RunManager; the trainers that it made are in its attribute ``made``."""
 
-    def make(settings: Settings) -> Prepared:
+    def make(settings: Settings, say: Say = silent) -> Prepared:
         trainer = FakeTrainer(settings, seconds, **options)
         made.append(trainer)
         return Prepared(trainer, decode, "a fake model", "cpu", ("A notice.",))

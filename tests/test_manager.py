@@ -180,11 +180,40 @@ def test_a_full_queue_is_refused_with_a_sentence(start):
     gate.release(1000)
 
 
+def test_what_the_loading_is_at_is_shown_and_a_stop_ends_it(start):
+    told, go_on, ended = threading.Event(), threading.Event(), threading.Event()
+    make = fake_make_trainer()
+
+    def downloads(settings, say):
+        say("Downloading a model: 1.0 GB of 7.0 GB (unet).")
+        told.set()
+        assert go_on.wait(20)
+        try:
+            say("Downloading a model: 2.0 GB of 7.0 GB (unet).")
+        finally:
+            ended.set()
+        return make(settings, say)
+
+    manager = start(downloads)
+    first = manager.submit(LONG)
+    assert told.wait(20)
+    assert (first.view.status, first.view.stage) == ("loading", "Downloading a model: 1.0 GB of 7.0 GB (unet).")
+    manager.stop(first.id)
+    go_on.set()
+    assert ended.wait(20)
+    assert first.wait(20) and first.view.status == "stopped"
+    second = manager.submit(QUICK)
+    assert second.wait(20)
+    assert (second.view.status, second.view.stage) == ("done", "")
+    assert len(make.made) == 1  # the stopped run got no trainer
+    assert not (first.folder.path / "log.txt").exists()
+
+
 def test_a_run_can_be_stopped_while_its_model_loads(start):
     loading, go_on = threading.Event(), threading.Event()
     make = fake_make_trainer()
 
-    def slowly(settings):
+    def slowly(settings, say):
         loading.set()
         assert go_on.wait(20)
         return make(settings)
@@ -278,7 +307,7 @@ def test_a_live_change_that_does_not_fit_is_refused_at_once(start, side, changes
 def test_a_failure_becomes_the_reason_and_the_next_run_works(start, error, reason):
     broken = []
 
-    def make(settings):
+    def make(settings, say):
         broken.append(FakeTrainer(settings, fail_at=3 if len(broken) == 0 else None, error=error))
         return Prepared(broken[-1], decode)
 
@@ -296,7 +325,7 @@ def test_a_failure_becomes_the_reason_and_the_next_run_works(start, error, reaso
 
 
 def test_a_model_that_cannot_be_loaded_fails_the_run_alone(start):
-    def make(settings):
+    def make(settings, say):
         raise WeightsError("The model x/y is not in the local hub cache.")
 
     run = start(make).submit(QUICK)
@@ -318,7 +347,7 @@ def test_a_disk_that_fills_up_fails_the_run_with_a_sentence(start, monkeypatch):
 def test_a_run_that_ended_lets_go_of_its_trainer(start, fail_at):
     alive = []
 
-    def make(settings):
+    def make(settings, say):
         trainer = FakeTrainer(settings, fail_at=fail_at)
         alive.append(weakref.ref(trainer))
         return Prepared(trainer, decode)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,9 +37,9 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The models that were loaded, in order."""
     names: list[str] = []
 
-    def load(name: str, device: torch.device | str):
+    def load(name: str, *more: Any):
         names.append(name)
-        return models.load_guidance(name, device)
+        return models.load_guidance(name, *more)
 
     monkeypatch.setattr(prepare, "load_guidance", load)
     return names

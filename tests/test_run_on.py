@@ -78,11 +78,11 @@ def test_a_judge_is_asked_for_every_moment(tmp_path):
         asked.append(views.shape)
         return len(asked) / 100
 
-    manager = RunManager(tmp_path, lambda settings: Prepared(FakeTrainer(settings), decode, "m", "cpu", (), judge))
+    manager = RunManager(tmp_path, lambda settings, say: Prepared(FakeTrainer(settings), decode, "m", "cpu", (), judge))
     run = finished(manager, dataclasses.replace(SETTINGS, iterations=2))
     manager.close(20)
     assert run.view.marks.sides[0]["judge"] == (0.01, 0.03) and run.view.marks.sides[1]["judge"] == (0.02, 0.04)
-    assert set(asked) == {(4, 128, 128, 3)}
+    assert set(asked) == {(3, 128, 128, 3)}
 
 
 def test_views_of_a_body_of_revolution_differ_less_than_those_of_a_lopsided_one():

@@ -52,7 +52,7 @@ def guide(eps_empty: Tensor, eps_prompt: Tensor, eps_away: Sequence[Tensor], wei
 
 def away_from(prompting: Prompting, azimuth_deg: Tensor) -> tuple[Tensor, Tensor]:
     """Which directions each of B views is pushed away from [B, 2], and how strongly [B, 2]. azimuth_deg [B]."""
-    azimuth = torch.remainder(azimuth_deg.cpu().double() + 180, 360) - 180
+    azimuth = torch.remainder(azimuth_deg.double() + 180, 360) - 180
     side = torch.where(azimuth >= 0, LEFT, RIGHT)
     front_half = (azimuth >= -90) & (azimuth < 90)
     share = torch.where(front_half, 1 - azimuth.abs() / 90, 2 - azimuth.abs() / 90)  # of the front, or of the side

@@ -16,6 +16,7 @@ from typing import Any
 
 from dreamerxl.config import Settings
 from dreamerxl.errors import DreamerError, SettingsError
+from dreamerxl.guidance.hub import silent
 from dreamerxl.runs.folder import explained
 from dreamerxl.runs.prepare import Preparation
 from dreamerxl.runs.run import ID_PATTERN, Run, RunView, new_run, read_run
@@ -210,7 +211,7 @@ class RunManager:
     def _warm_up(self, settings: Settings) -> None:
         """Load the models and compile the kernels ahead of the first run; a failure is told to the run that meets it."""
         with contextlib.suppress(Exception):
-            self._make_trainer(settings).trainer.step()
+            self._make_trainer(settings, silent).trainer.step()
 
 
 def check_runnable(settings: Settings) -> None:

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import gc
 
-from dreamerxl.config import Settings
+import torch
+
+from dreamerxl.config import Settings, Weights
+from dreamerxl.errors import WeightsError
+from dreamerxl.gaussians.ply import Points
+from dreamerxl.guidance.hub import Say, silent
 from dreamerxl.guidance.models import Guidance, ModelChoice, load_guidance, pick_device, resolve
+from dreamerxl.guidance.shap_e import points_from_text
 from dreamerxl.runs.worker import Prepared
+from dreamerxl.training.draw import generator_for
+from dreamerxl.training.side import INITIAL
 from dreamerxl.training.trainer import Trainer
 
 
@@ -14,23 +22,39 @@ class Preparation:
     """The default ``make_trainer``: keeps the last guidance, so that a run with the same model starts without loading it."""
 
     def __init__(self) -> None:
-        self._key: tuple[str, str, str] | None = None
+        self._key: tuple[str, str, str, Weights] | None = None
         self._guidance: Guidance | None = None
 
-    def __call__(self, settings: Settings) -> Prepared:
+    def __call__(self, settings: Settings, say: Say = silent) -> Prepared:
+        """``say`` hears what is being downloaded and read."""
         device = pick_device(settings.device)
         choice = resolve(settings.model, device)
-        guidance = self._guidance_for(choice, settings.model, str(device))
+        guidance = self._guidance_for(choice, settings, str(device), say)
         notices = guidance.check_prompt(settings.prompt, settings.prompting.negative_prompt)
         if settings.model == "auto":
             notices = [choice.reason, *notices]
-        return Prepared(Trainer(settings, guidance), guidance.decode, guidance.label, str(guidance.device), tuple(notices))
+        cloud, told = first_points(settings, device, say)
+        notices = [*notices, *guidance.notes, *told]
+        trainer = Trainer(settings, guidance, cloud=cloud)
+        return Prepared(trainer, guidance.decode, guidance.label, str(guidance.device), tuple(notices))
 
-    def _guidance_for(self, choice: ModelChoice, name: str, device: str) -> Guidance:
-        key = (choice.kind, choice.source, device)
+    def _guidance_for(self, choice: ModelChoice, settings: Settings, device: str, say: Say) -> Guidance:
+        key = (choice.kind, choice.source, device, settings.weights)
         if self._guidance is None or self._key != key:
             self._guidance = self._key = None  # two large models do not fit beside each other
             gc.collect()
-            self._guidance = load_guidance(name, device)
+            self._guidance = load_guidance(settings.model, device, settings.weights, say)
             self._key = key
         return self._guidance
+
+
+def first_points(settings: Settings, device: torch.device, say: Say) -> tuple[Points | None, tuple[str, ...]]:
+    """The points that a run starts from where they are made from a text, and what to tell if that cannot be done."""
+    start = settings.initialization
+    if start.shape != "text":
+        return None, ()
+    text, generator = start.prompt.strip() or settings.prompt, generator_for(settings.seed, INITIAL + 1)
+    try:
+        return points_from_text(text, start.count, generator, device, say, source=start.shap_e), ()
+    except WeightsError as error:
+        return None, (f"The run starts from a ball in place of what Shap-E makes of {text[:80]!r}. {error}",)

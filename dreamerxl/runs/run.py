@@ -57,6 +57,7 @@ class RunView:
     notices: tuple[str, ...] = ()
     events: tuple[Event, ...] = ()
     model: str = ""  # what settings.model became
+    stage: str = ""  # what the loading is at, a sentence; empty once it trains
     device: str = ""
     iteration: int = 0  # iterations done
     its_per_s: float = 0.0

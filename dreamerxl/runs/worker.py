@@ -18,6 +18,7 @@ from dreamerxl.config import Settings, Variant
 from dreamerxl.errors import DreamerError, RunFolderError
 from dreamerxl.gaussians.ply import write_ply
 from dreamerxl.gaussians.scene import FrozenSplats, freeze
+from dreamerxl.guidance.hub import Say
 from dreamerxl.runs.curves import Curves
 from dreamerxl.runs.folder import RunFolder, explained, scene_paths
 from dreamerxl.runs.growth import Growth, moments
@@ -46,7 +47,7 @@ class TrainerLike(Protocol):
 
 @dataclass(frozen=True)
 class Prepared:
-    """What ``make_trainer(settings)`` gives: a trainer ready for its first step and what was chosen for it."""
+    """What ``make_trainer(settings, say)`` gives: a trainer ready for its first step and what was chosen for it."""
 
     trainer: TrainerLike
     decode: Callable[[Tensor], Tensor]  # latents [B, C, h, w] -> images [B, 3, H, W] in 0..1
@@ -56,7 +57,7 @@ class Prepared:
     judge: Judge | None = None  # scores renders, where the model brings one
 
 
-MakeTrainer = Callable[[Settings], Prepared]
+MakeTrainer = Callable[[Settings, Say], Prepared]
 
 
 @dataclass(frozen=True)
@@ -118,9 +119,11 @@ def carry_out(run: Run, make_trainer: MakeTrainer, pace: Pace, others_wait: Call
         if not run.record("loading", "Loading the model.", expect={"queued"}, status="loading", queue_position=0):
             return
         begun = time.monotonic()
-        prepared = make_trainer(run.view.settings)
+        prepared = make_trainer(run.view.settings, lambda stage: tell(run, stage))
         session = Session(run, prepared, pace, others_wait, loading=time.monotonic() - begun)
         session.train()
+    except Withdrawn:
+        pass  # its record says who stopped it
     except BaseException as error:  # the thread must outlive whatever a library raises
         run.folder.log(error)
         if session is not None:
@@ -132,6 +135,16 @@ def carry_out(run: Run, make_trainer: MakeTrainer, pace: Pace, others_wait: Call
         gc.collect()  # optimiser, graph and generators refer to each other
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+class Withdrawn(DreamerError):
+    """The run was stopped while its model was loading."""
+
+
+def tell(run: Run, stage: str) -> None:
+    """Show what the loading is at. Raises Withdrawn to end the loading of a run that has been stopped meanwhile."""
+    if not run.update(expect={"loading"}, stage=stage):
+        raise Withdrawn(f"The run {run.id} was stopped.")
 
 
 def sentence(error: BaseException) -> str:
@@ -172,6 +185,7 @@ class Session:
             model=prepared.model,
             device=prepared.device,
             notices=prepared.notices,
+            stage="",
         )
         if not started:  # stopped while the model was loading
             return
@@ -278,9 +292,7 @@ class Session:
         sides = take_sides(self.trainer.sides, self.report, names, self.prepared.decode)
         cameras = sealed(frustums(self.report.draw.cameras).cpu().numpy())
         view = self.run.view
-        snapshot = Snapshot(
-            view.id, self.trainer.iteration, self.settings.iterations, view.its_per_s, view.eta_s, sides, cameras
-        )
+        snapshot = Snapshot(view.id, self.trainer.iteration, self.settings.iterations, view.its_per_s, view.eta_s, sides, cameras)
         self.run.update(snapshot=snapshot, history=self.curves.history(), timings=dict(self.timings))
         self.snapshot_at = time.monotonic()
         self.snapshot_costs.append(self.snapshot_at - begun)

@@ -14,6 +14,7 @@ from dreamerxl.config import Optimization, Settings, Variant
 from dreamerxl.errors import RunFolderError
 from dreamerxl.gaussians.densify import Densifier
 from dreamerxl.gaussians.initialize import initialize
+from dreamerxl.gaussians.ply import Points
 from dreamerxl.gaussians.scene import Params, clamp_colors_
 from dreamerxl.training.draw import generator_for
 
@@ -32,9 +33,9 @@ class Side:
     densifier: Densifier | None
 
 
-def make_side(settings: Settings, variant: Variant, device: torch.device) -> Side:
-    """A side at iteration 0. Every side of a run starts from the same Gaussians."""
-    params = initialize(settings.initialization, generator_for(settings.seed, INITIAL), device)
+def make_side(settings: Settings, variant: Variant, device: torch.device, cloud: Points | None = None) -> Side:
+    """A side at iteration 0. Every side of a run starts from the same Gaussians; ``cloud`` is what was made from a text."""
+    params = initialize(settings.initialization, generator_for(settings.seed, INITIAL), device, cloud)
     density = settings.densification
     densifier = Densifier(density, SCENE_SCALE, settings.seed) if density.enabled else None
     return Side(variant, params, make_optimizers(params, settings.optimization), densifier)

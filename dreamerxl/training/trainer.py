@@ -27,6 +27,7 @@ from dreamerxl.distillation.score import Score
 from dreamerxl.distillation.timesteps import Steps, plan_steps
 from dreamerxl.errors import NumericalError, RunFolderError, SettingsError
 from dreamerxl.gaussians.depth import normalized_disparity
+from dreamerxl.gaussians.ply import Points
 from dreamerxl.gaussians.rasterize import Render, rasterize
 from dreamerxl.gaussians.scene import Splats, activate
 from dreamerxl.guidance.adapter import Guidance
@@ -61,12 +62,12 @@ class Clipped:
 class Trainer:
     """All sides of a run and the iteration they stand at. No threads: whoever calls ``step`` owns everything in here."""
 
-    def __init__(self, settings: Settings, guidance: Guidance, max_rows: int | None = None) -> None:
-        """max_rows limits the rows of one network call, where memory is short."""
+    def __init__(self, settings: Settings, guidance: Guidance, max_rows: int | None = None, cloud: Points | None = None) -> None:
+        """max_rows limits the rows of one network call, where memory is short; cloud: points made from a text, to start from."""
         self.settings, self.guidance, self.max_rows = settings, guidance, max_rows
         self.iteration = 0
         self.embeddings = embed_prompt(guidance, settings.prompt, settings.prompting)
-        self.sides = [make_side(settings, variant, guidance.device) for variant in settings.variants]
+        self.sides = [make_side(settings, variant, guidance.device, cloud) for variant in settings.variants]
 
     def replace_variant(self, index: int, variant: Variant) -> None:
         """Change one side's method or settings from the next step on; its Gaussians stay."""
