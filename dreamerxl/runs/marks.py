@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from dreamerxl.cameras import cameras_at
 from dreamerxl.gaussians.scene import FrozenSplats
 from dreamerxl.runs.drawing import DISTANCE, ELEVATION_DEG, extent, fitting_fovy_deg, pictures
 
-PAIRS = 4
+PAIRS = 3
 NEAR_DEG = 15.0
 SIZE = 128  # pixels of a render
 FILE = "marks.jsonl"
@@ -33,10 +34,10 @@ def take_marks(scenes: Sequence[FrozenSplats], judge: Judge | None = None) -> li
     """The marks of each scene, all seen by the same cameras."""
     azimuths = np.repeat(np.arange(PAIRS) * 360 / PAIRS, 2) + np.tile([0.0, NEAR_DEG], PAIRS)
     fovy = fitting_fovy_deg(extent(scenes))
-    seen = [cameras_at(float(azimuth), ELEVATION_DEG, DISTANCE, fovy, SIZE, SIZE) for azimuth in azimuths]
+    seen = cameras_at(torch.from_numpy(azimuths), ELEVATION_DEG, DISTANCE, fovy, SIZE, SIZE)
     marks = []
     for splats in scenes:
-        views = np.stack([next(pictures(splats, camera)) for camera in seen])
+        views = np.stack(list(pictures(splats, seen)))
         apart = (views[0::2].astype(np.float32) - views[1::2]) / 255
         mark = {"neighbours": float(np.sqrt((apart**2).mean()))}
         if judge is not None:
