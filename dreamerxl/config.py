@@ -26,6 +26,7 @@ from dreamerxl.errors import SettingsError
 LONGEST_TEXT = 1000  # characters of a prompt, phrase, model or file name
 LARGEST_FILE = 1_000_000  # bytes of a settings file
 PRESETS = Path(__file__).resolve().parent.parent / "presets"
+BASES = ("embedded", "sdxl", "released")  # presets that others extend and that are none themselves
 
 Method = Literal["sds", "csd", "ism", "tsm"]
 Rule = Literal["paper", "released"]

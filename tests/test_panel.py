@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from fake_training import ball, fake_make_trainer
 
-from dreamerxl.config import Settings, Variant, load_preset, preset_names
+from dreamerxl.config import BASES, Settings, Variant, load_preset, preset_names
 from dreamerxl.errors import DreamerError, SettingsError
 from dreamerxl.gaussians.scene import freeze
 from dreamerxl.runs.curves import History
@@ -285,7 +285,9 @@ def test_auto_becomes_what_the_program_was_started_with():
 
 
 def test_the_page_is_built_without_anything_from_outside(desk: Desk):
-    names = gallery_names()
+    names = gallery_names(embedded=True)
+    assert set(names) | set(BASES) | {"bagel", "bagel_sd21"} <= set(gallery_names(embedded=False)) | set(BASES)
+    assert not set(BASES) & set(gallery_names(embedded=False)) and "bagel" not in names
     page = make_panel(desk, Offer(load_preset(names[0]) if names else Settings()))
     labels = {component["props"].get("label") for component in page.config["components"]}
     assert {

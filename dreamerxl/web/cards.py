@@ -79,6 +79,8 @@ def status(view: RunView | None, waiting: int, own: RunView | None, model: str) 
     if view is None:
         return _status_line("ready", "Ready", [model], 0.0)
     facts = [f'<q title="{escape(view.settings.prompt)}">{escape(view.settings.prompt)}</q>']
+    if view.stage:
+        facts.append(escape(view.stage))
     if view.model:
         facts.append(f"{escape(view.model)} on {escape(view.device.upper() if view.device == 'cpu' else view.device)}")
     if view.iteration or view.status in ("running", "paused"):

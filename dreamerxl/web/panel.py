@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
-import yaml
 from PIL import Image
 
-from dreamerxl.config import PRESETS, Settings, load_preset, preset_names
+from dreamerxl.config import BASES, PRESETS, Settings, load_preset, preset_names
 from dreamerxl.errors import DreamerError
 from dreamerxl.guidance.models import EMBEDDED
 from dreamerxl.runs.run import RunView
@@ -81,7 +80,7 @@ class Offer:
 def make_panel(desk: Desk, offer: Offer) -> gr.Blocks:
     """The page of a desk."""
     first = offer.first
-    names = gallery_names()
+    names = gallery_names(first.model == "embedded")
     models = sorted({"auto", "embedded", offer.guidance})
     known = controls()
     columns: list[Column] = []
@@ -235,17 +234,18 @@ element.addEventListener('click', (event) => {
 
 def first_settings(source: str) -> Settings:
     """What the form holds at first: a preset of the embedded model where that is what runs, else the paper's settings."""
-    names = gallery_names()
+    names = gallery_names(embedded=True)
     if source == str(EMBEDDED) and names:
         return load_preset(FIRST if FIRST in names else names[0])
     return Settings()
 
 
-def gallery_names() -> list[str]:
-    """Presets for the gallery: all but those that only serve as the base of others."""
-    names = preset_names()
-    bases = {(yaml.safe_load((PRESETS / f"{name}.yaml").read_text(encoding="utf-8")) or {}).get("extends") for name in names}
-    return [name for name in names if name not in bases]
+def gallery_names(embedded: bool) -> list[str]:
+    """Presets for the gallery, without those that only serve as the base of others: the embedded model's, and before them
+    those of the large models where these run."""
+    names = [name for name in preset_names() if name not in BASES]
+    own = [name for name in names if load_preset(name).model == "embedded"]
+    return own if embedded else [*(name for name in names if name not in own), *own]
 
 
 def thumbnail(name: str) -> str:
