@@ -136,13 +136,15 @@ class Desk:
         wanted = words.lower().split()[:20]
         found = []
         for view in self.manager.runs():
-            if not view.ended or not any((view.folder / "scenes").glob("*.ply")):
+            if not view.ended or not takeaway.has_scene(view):
                 continue
             text = " ".join((view.settings.prompt, *view.labels, view.model, view.id, view.status)).lower()
             if all(word in text for word in wanted):
                 found.append(view)
         found = found[:MOST_LISTED]
-        missing = [view for view in found if takeaway.place_of(view.folder, THUMBNAIL) is None]
+        missing = [
+            view for view in found if takeaway.place_of(view.folder, THUMBNAIL) is None and THUMBNAIL not in self.orders(view.id)
+        ]
         for view in missing[:MOST_ORDERS]:
             self._order(view, THUMBNAIL, _thumbnail)
         return found

@@ -60,6 +60,11 @@ def place_of(folder: Path, name: str) -> Path | None:
     return None
 
 
+def has_scene(view: RunView) -> bool:
+    """Whether a run has come far enough for anything to be made of it."""
+    return view.snapshot is not None or any((view.folder / "scenes").glob("*.ply"))
+
+
 def export_name(view: RunView, side: int | None, suffix: str) -> str:
     """The name under which a side (None: every one, in an archive) is exported: 0-ism.spz, sides.spz.zip."""
     if side is None:
