@@ -182,3 +182,25 @@ def test_one_set_of_weights_is_fetched_for_each_part() -> None:
     assert wanted_files(["model_index.json", f"unet/{STEM}.bin", "unet/config.json"]) == []
     alone = ["config.json", f"{STEM}.safetensors", f"{STEM}.bin", "sdxl_vae.safetensors"]
     assert wanted_files(alone, ("",)) == ["config.json", f"{STEM}.safetensors"]
+
+
+def test_a_run_downloads_its_model_shows_how_far_it_is_and_trains(tmp_path: Path, model_folders: dict[str, Path]) -> None:
+    """The whole way, from a hub id on the command line to scenes on the disk."""
+    small = {
+        "views.batch": 1,
+        "views.resolution": 32,
+        "initialization.count": 40,
+        "densification.enabled": "false",
+        "device": "cpu",
+    }
+    options = [word for name, value in small.items() for word in ("--set", f"{name}={value}")]
+    arguments = ["run", "--model", "owner/tiny-xl", "--prompt", "a duck", "--iterations", "1", "--no-video", *options]
+    with serving(model_folders["sdxl"], "owner/tiny-xl") as hub:
+        environment = {**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_ENDPOINT": hub.address, "OMP_NUM_THREADS": "1"}
+        environment.pop("HF_HUB_OFFLINE", None)
+        command = [sys.executable, "-m", "dreamerxl", *arguments, "--out", str(tmp_path / "out")]
+        done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert (record["status"], record["model"], record["iteration"]) == ("done", "owner/tiny-xl", 1)
+    assert len(list((tmp_path / "out" / "scenes").glob("*.ply"))) == 2
