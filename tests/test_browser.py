@@ -57,7 +57,7 @@ def state(page: Any) -> str:
 
 def test_a_visitor_runs_reloads_and_stops(tmp_path: Path):
     site = stand_in_site(tmp_path, load_preset("mushroom"))
-    with serving(site) as address, chromium() as page:
+    with serving(site) as address, chromium(color_scheme="dark") as page:
         foreign: list[str] = []
         page.on("request", lambda request: foreign.append(request.url) if "//127.0.0.1:" not in request.url else None)
         open_page(page, address)
@@ -73,7 +73,7 @@ def test_a_visitor_runs_reloads_and_stops(tmp_path: Path):
         print(f"both sides in colour after {seconds_until(lambda: both_in_color(page)):.1f} s")
         before = picture(page)
         seconds_until(lambda: (abs(picture(page) - before).max(-1) > 40).sum() > ENOUGH)
-        assert page.locator("#tags .tag b").all_inner_texts() == ["ISM", "TSM γ 0.3"]
+        assert page.frame_locator("#view").locator("#labels b").all_inner_texts() == ["ISM", "TSM γ 0.3"]
         assert page.locator("#strips img").count() == 10
 
         page.mouse.move(900, 400)
@@ -100,7 +100,7 @@ def test_a_visitor_runs_reloads_and_stops(tmp_path: Path):
         page.get_by_label("number input for γ").fill("0.6")
         page.get_by_label("number input for γ").blur()
         page.click("#apply")
-        seconds_until(lambda: page.locator("#tags .tag b").last.inner_text() == "TSM γ 0.6")
+        seconds_until(lambda: page.frame_locator("#view").locator("#labels b").last.inner_text() == "TSM γ 0.6")
         page.click("#stop")
         seconds_until(lambda: state(page) == "Stopped")
         seconds_until(lambda: page.locator("#files a", has_text="Turntable").count() == 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import socket
 import threading
 import time
@@ -23,6 +24,7 @@ from websockets.http11 import Response
 from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
+from dreamerxl.web import view_page
 from dreamerxl.web.gateway import find_file, make_gateway, sendable
 from dreamerxl.web.serve import make_server
 from dreamerxl.web.viewer import Viewer
@@ -58,7 +60,7 @@ class Upstream:
         self.asked.append(request.path)
         if request.path != "/":
             return Response(HTTPStatus.NOT_FOUND, "Not Found", Headers({"Content-Type": "text/plain"}), b"no")
-        return Response(HTTPStatus.OK, "OK", Headers({"Content-Type": "text/html"}), b"<head></head><p>view</p>")
+        return Response(HTTPStatus.OK, "OK", Headers({"Content-Type": "text/html"}), b"<head></head><body><p>view</p></body>")
 
     async def _talk(self, connection: ServerConnection) -> None:
         self.protocols.append(connection.subprotocol)
@@ -83,7 +85,7 @@ class Upstream:
 @contextlib.contextmanager
 def gateway_to(viewer_address: str) -> Iterator[str]:
     """host:port of a served gateway."""
-    app = make_gateway(viewer_address, lambda run_id: None, dict, viewer_style="p { color: red }", viewer_script="go()")
+    app = make_gateway(viewer_address, lambda run_id: None, dict)
     listener = socket.create_server(("127.0.0.1", 0))
     server = make_server(app)
     thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
@@ -121,12 +123,22 @@ def wait_for(condition: Any) -> None:
         time.sleep(0.01)
 
 
-def test_the_page_of_the_view_comes_through_with_our_style_and_script(gateway: str):
+def test_the_page_of_the_view_comes_through_with_our_parts(gateway: str):
     answer = httpx.get(f"http://{gateway}/viewer/?initialCameraFov=1")
     assert answer.status_code == 200
-    assert answer.text == "<head><style>p { color: red }</style><script>go()</script></head><p>view</p>"
     assert answer.headers["content-type"].startswith("text/html")
+    head, body = (view_page.FOLDER / name for name in ("head.html", "tools.html"))
+    assert answer.text == f"<head>{head.read_text('utf-8')}</head><body><p>view</p>{body.read_text('utf-8')}</body>"
     assert httpx.get(f"http://{gateway}/viewer/nothing.js").status_code == 404
+
+
+def test_our_parts_of_the_view_can_be_fetched_and_nothing_else_beside_them(gateway: str):
+    for name in re.findall(r'(?:src|href)="([^"]+)"', (view_page.FOLDER / "head.html").read_text("utf-8")):
+        answer = httpx.get(f"http://{gateway}/viewer/{name}")
+        assert answer.status_code == 200
+        assert answer.headers["content-type"].split(";")[0] == ("text/css" if name.endswith(".css") else "text/javascript")
+    for name in ("tools.html", "..%2fviewer.py", "%2e%2e/viewer.py", "nothing.js"):
+        assert httpx.get(f"http://{gateway}/viewer/own/{name}").status_code == 404
 
 
 def test_the_view_without_slash_redirects_relative_to_where_it_is(gateway: str):
@@ -207,7 +219,7 @@ def test_a_real_view_speaks_through_the_gateway_and_refuses_other_versions():
     viewer = Viewer()
     try:
         with gateway_to(viewer.address) as gateway:
-            assert "<style>" in httpx.get(f"http://{gateway}/viewer/").text
+            assert 'src="own/view.js"' in httpx.get(f"http://{gateway}/viewer/").text
             with knock(gateway, protocol=f"viser-v{viser.__version__}") as browser:
                 assert isinstance(browser.recv(10), bytes)
             with (

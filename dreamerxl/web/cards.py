@@ -60,18 +60,9 @@ def stage_frame() -> str:
     return '<iframe id="view" src="viewer/" title="3D view of both sides" allow="fullscreen"></iframe>'
 
 
-def side_tags(view: RunView | None) -> str:
-    """A label over each side of the view."""
-    labels = ("ISM", "TSM γ 0.3") if view is None else side_labels(view)
-    counts: Sequence[str] = [""] * len(labels)
-    if view is not None and view.snapshot is not None:
-        counts = [f"{len(side.splats):,} Gaussians" for side in view.snapshot.sides]
-    tags = "".join(
-        f'<span class="tag side{index}"><b>{escape(label)}</b><i>{count}</i></span>'
-        for index, (label, count) in enumerate(zip(labels, counts, strict=False))
-    )
-    hint = '<p class="hint">Ready. Press <b>Run</b> and this dust becomes two objects.</p>' if view is None else ""
-    return f'<div class="tags" style="--sides:{len(labels)}">{tags}</div>{hint}'
+def hint(view: RunView | None) -> str:
+    """What to do first, over the view; the view itself names the sides."""
+    return "<p>Ready. Press <b>Run</b> and this dust becomes two objects.</p>" if view is None else ""
 
 
 def status(view: RunView | None, waiting: int, own: RunView | None, model: str) -> str:

@@ -22,6 +22,7 @@ from websockets.typing import Subprotocol
 
 from dreamerxl import __version__
 from dreamerxl.runs.run import ID_PATTERN
+from dreamerxl.web import view_page
 
 DOWNLOADS = {  # which names may leave a run's folder, and where they lie in it
     "scenes": re.compile(r"\d{1,2}-[a-z]{2,8}\.ply"),
@@ -46,18 +47,11 @@ def make_gateway(
     viewer_address: str,
     run_folder: Callable[[str], Path | None],
     health: Callable[[], dict[str, Any]],
-    *,
-    viewer_style: str = "",
-    viewer_script: str = "",
 ) -> FastAPI:
     """The ASGI application without the page, which is mounted on it afterwards.
 
-    viewer_address is host:port of the Viser server; run_folder gives the folder of a run or None; viewer_style (CSS) and
-    viewer_script (run before the view's own) are put into the view's own page.
+    viewer_address is host:port of the Viser server; run_folder gives the folder of a run or None.
     """
-    head = (f"<style>{viewer_style}</style>" if viewer_style else "") + (
-        f"<script>{viewer_script}</script>" if viewer_script else ""
-    )
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -77,9 +71,16 @@ def make_gateway(
         query = f"?{request.url.query}" if request.url.query else ""
         return RedirectResponse(f"viewer/{query}")  # relative, so that it holds behind a sub-path too
 
+    @app.get("/viewer/own/{name}")
+    def own_file(name: str) -> FileResponse:
+        if name not in view_page.FILES:
+            raise HTTPException(404, "There is no such file.")
+        path = view_page.FILES[name]
+        return FileResponse(path, media_type=view_page.MEDIA_TYPES[path.suffix], headers={"cache-control": "no-cache"})
+
     @app.get("/viewer/{path:path}")
     async def viewer_file(path: str, request: Request) -> Response:
-        return await forward_file(request.app.state.viewer, path, request, head)
+        return await forward_file(request.app.state.viewer, path, request)
 
     @app.websocket("/viewer")
     @app.websocket("/viewer/")
@@ -114,8 +115,8 @@ def find_file(run_folder: Callable[[str], Path | None], run_id: str, name: str) 
     return path if path.is_file() and path.resolve().is_relative_to(folder.resolve()) else None
 
 
-async def forward_file(viewer: httpx.AsyncClient, path: str, request: Request, head: str) -> Response:
-    """A file of the view's page from the Viser server; ``head`` is put at the end of its HTML's head."""
+async def forward_file(viewer: httpx.AsyncClient, path: str, request: Request) -> Response:
+    """A file of the view's page from the Viser server; our own parts are put into its HTML."""
     if any(segment == ".." for segment in re.split(r"[/\\]", path)):
         raise HTTPException(404, "There is no such file.")
     headers = {name: request.headers[name] for name in ASKED if name in request.headers}
@@ -125,8 +126,8 @@ async def forward_file(viewer: httpx.AsyncClient, path: str, request: Request, h
         raise HTTPException(502, "The 3D view is not running; restart the program.") from None
     kept = {name: answer.headers[name] for name in ANSWERED if name in answer.headers}
     content = answer.content
-    if head and answer.status_code == 200 and kept.get("content-type", "").startswith("text/html"):
-        content = content.replace(b"</head>", f"{head}</head>".encode(), 1)
+    if answer.status_code == 200 and kept.get("content-type", "").startswith("text/html"):
+        content = view_page.dressed(content)
     return Response(content, answer.status_code, kept)
 
 

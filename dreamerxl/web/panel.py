@@ -128,7 +128,7 @@ def make_panel(desk: Desk, offer: Offer) -> gr.Blocks:
                 noted = gr.HTML(elem_id="noted")
                 with gr.Column(elem_id="stage"):
                     gr.HTML(cards.stage_frame(), elem_id="frame")
-                    tags = gr.HTML(cards.side_tags(None), elem_id="tags")
+                    hint = gr.HTML(cards.hint(None), elem_id="hint")
                 strips = gr.HTML(cards.strips(None), elem_id="strips")
                 curves = gr.HTML(elem_id="curves")
                 files = gr.HTML(elem_id="files")
@@ -153,7 +153,7 @@ def make_panel(desk: Desk, offer: Offer) -> gr.Blocks:
         keys = [column.key for column in columns]
         form = [column.component for column in columns]
         shared = {"strips": Remembered(cards.strips), "curves": Remembered(cards.curves)}
-        parts = [status, noted, tags, strips, curves, files, run, pause, stop, apply]
+        parts = [status, noted, hint, strips, curves, files, run, pause, stop, apply]
 
         def refresh(owner: str, run_id: str, before: dict[str, Any]) -> list[Any]:
             view = desk.on_show() or desk.find(run_id)
@@ -161,7 +161,7 @@ def make_panel(desk: Desk, offer: Offer) -> gr.Blocks:
             drawn = [
                 cards.status(view, len(desk.manager.queue()), own, offer.model_line),
                 cards.notices(view),
-                cards.side_tags(view),
+                cards.hint(view),
                 shared["strips"].of(_picture_key(view), view),
                 shared["curves"].of(_curve_key(view), view),
                 cards.downloads(view),

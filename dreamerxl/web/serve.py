@@ -17,7 +17,7 @@ from dreamerxl.web.desk import Desk
 from dreamerxl.web.gateway import make_gateway
 from dreamerxl.web.panel import Offer, make_panel
 from dreamerxl.web.theme import HEAD, ICON, STYLE_SHEET, make_theme
-from dreamerxl.web.viewer import SCRIPT, STYLE, Viewer, stage_of
+from dreamerxl.web.viewer import Viewer, stage_of
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,7 @@ def make_site(manager: RunManager, offer: Offer, root_path: str = "") -> Site:
     viewer = Viewer()
     viewer.follow(lambda: stage_of(desk.on_show()))
     started = secrets.token_hex(4)
-    app = make_gateway(
-        viewer.address,
-        desk.folder,
-        lambda: {"started": started, **desk.health()},
-        viewer_style=STYLE,
-        viewer_script=SCRIPT,
-    )
+    app = make_gateway(viewer.address, desk.folder, lambda: {"started": started, **desk.health()})
     page = make_panel(desk, offer)
     app = gr.mount_gradio_app(
         app,
