@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return refuse(listener)
 
     from dreamerxl.errors import DreamerError  # what follows takes seconds to import; a port in use is told at once
-    from dreamerxl.guidance.models import pick_device, resolve
+    from dreamerxl.guidance.models import is_local, pick_device, resolve
     from dreamerxl.runs.manager import RunManager
     from dreamerxl.web.panel import Offer, first_settings
     from dreamerxl.web.serve import make_server, make_site
@@ -34,7 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return refuse(str(error))
     host, port = listener.getsockname()[:2]
     root_path = "".join(f"/{part}" for part in options.root_path.split("/") if part)
-    site = make_site(RunManager(options.runs_dir, warm=offer.settle(offer.first)), offer, root_path)
+    warm = offer.settle(offer.first) if is_local(choice) else None  # a first run shows how far its download is
+    site = make_site(RunManager(options.runs_dir, warm=warm), offer, root_path)
     server = make_server(site.app)
     print(f"Model: {choice.reason}")
     print(f"Open http://{f'[{host}]' if ':' in host else host}:{port}{root_path}/ in a browser; Ctrl-C ends.", flush=True)

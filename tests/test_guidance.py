@@ -260,6 +260,8 @@ def test_auto_says_what_it_took_and_why(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(models, "_is_cached", lambda repository: repository == models.SDXL)
     choice = resolve("auto", "cuda")
     assert (choice.kind, choice.source) == ("hub", models.SDXL) and "CUDA card" in choice.reason
+    assert models.is_local(choice) and not models.is_local(resolve("owner/other", "cuda"))
+    assert models.is_local(resolve("embedded", "cpu"))
 
 
 def test_names_stand_for_folders_files_and_hub_models(tmp_path: Path, model_folders: dict[str, Path]) -> None:
