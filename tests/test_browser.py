@@ -104,7 +104,7 @@ def test_a_visitor_runs_reloads_and_stops(tmp_path: Path):
         page.click("#stop")
         seconds_until(lambda: state(page) == "Stopped")
         seconds_until(lambda: page.locator("#files a", has_text="Turntable").count() == 1)
-        link = page.locator("#files a", has_text="TSM scene").get_attribute("href")
+        link = page.locator('#files a[href$="/1-tsm.ply"]').get_attribute("href")
         assert page.request.get(address + link).body().startswith(b"ply")
         assert not [url for url in foreign if not url.startswith(("data:", "blob:"))]
 

@@ -173,21 +173,6 @@ def test_sides_are_named_by_method_and_gamma():
     assert cards.side_labels(make_view(settings=pair)) == ("TSM γ 0.2", "TSM γ 0.7")
 
 
-def test_downloads_appear_with_the_files(tmp_path: Path):
-    view = with_snapshot(make_view(folder=tmp_path))
-    assert cards.downloads(view) == ""
-    ended = dataclasses.replace(view, status="done")
-    (tmp_path / "scenes").mkdir()
-    (tmp_path / "captures").mkdir()
-    for name in ("scenes/0-ism.ply", "scenes/1-tsm.ply", "captures/contact-sheet.png"):
-        (tmp_path / name).touch()
-    html = cards.downloads(ended)
-    assert re.findall(r'href="([^"]+)" download', html) == [
-        f"runs/{view.id}/files/{name}" for name in ("0-ism.ply", "1-tsm.ply", "contact-sheet.png", "run.json")
-    ]
-    assert "being made: turntable" in html
-
-
 @pytest.mark.parametrize("logarithmic", [False, True])
 @pytest.mark.parametrize(
     "values", [[], [1.0], [5.0, 5.0, 5.0], [1e-5, 1e3, 2.0], [math.nan, 2.0, math.inf, 3.0], [0.0, -1.0, 4.0]]

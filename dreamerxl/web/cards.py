@@ -34,10 +34,41 @@ STATES = {
     "done": "Done",
     "failed": "Failed",
 }
+CHARTS = (  # metric, of every iteration or of the moments of the growth, title, logarithmic, explanation
+    ("grad_norm", False, "Gradient norm", True, "of the loss at the image, before clipping"),
+    ("judge", True, "Judge score", False, "how well renders of the whole object fit the prompt, by the model's own judge"),
+    (
+        "neighbours",
+        True,
+        "Change to the neighbouring view",
+        False,
+        "difference of renders 15° apart: a new face on every side scores high",
+    ),
+    ("count", False, "Gaussians", False, "how many there are on each side"),
+)
 STEPS = (
     ("Choose", "Pick a preset, or say in words what to make."),
     ("Set", "γ, δT and the clipping thresholds shape the gradient; both sides share seed, views, timesteps and noise."),
     ("Run", "Watch ISM and TSM grow under one camera. Drag to orbit, scroll to zoom."),
+)
+
+GUIDE = (
+    (
+        "Two objects, one prompt",
+        "Each side is a cloud of soft blobs, 3D Gaussians, that a diffusion model pulls into the shape of the words. Both start "
+        "from the same dust and see the same views and noise.",
+    ),
+    (
+        "Two ways to pull",
+        "ISM compares two points that follow each other on a path through noise. TSM, the paper's, starts two paths at the same "
+        "point and compares their ends, so that their common error cancels. γ says where the second one ends; at γ = 0 both "
+        "methods are the same.",
+    ),
+    (
+        "Look inside",
+        "Under the view: what each side rendered, where the model would take it (x̂₀), and the gradient before and after "
+        "clipping. Move γ while it trains, scrub back in time, and take pictures, films and scenes away.",
+    ),
 )
 
 LONGEST_SIDE = 256  # of a picture in the strips, pixels
@@ -52,12 +83,19 @@ def side_labels(view: RunView) -> tuple[str, ...]:
 
 def header() -> str:
     """Name and one line of what this is."""
-    return f"<header><h1>{NAME}</h1><p>{TAGLINE}</p></header>"
+    steps = "".join(f"<li><b>{title}</b><span>{text}</span></li>" for title, text in GUIDE)
+    return (
+        f'<header><h1>{NAME}</h1><p>{TAGLINE}</p><button type="button" id="ask-guide">What am I looking at?</button></header>'
+        f'<dialog id="guide" aria-label="What am I looking at?"><h2>What am I looking at?</h2><ol class="steps">{steps}</ol>'
+        '<form method="dialog"><button>Let me see</button></form></dialog>'
+    )
 
 
-def stage_frame() -> str:
-    """The 3D view. Its address is relative, so that it holds behind a sub-path."""
-    return '<iframe id="view" src="viewer/" title="3D view of both sides" allow="fullscreen"></iframe>'
+def stage_frame(past: str = "") -> str:
+    """The 3D view: the run in progress, or the visitor's view of the past of that key. Its address is relative, so that it
+    holds behind a sub-path."""
+    source = f"past/{escape(past)}/" if past else "viewer/"
+    return f'<iframe id="view" src="{source}" title="3D view of both sides" allow="fullscreen"></iframe>'
 
 
 def hint(view: RunView | None) -> str:
@@ -65,8 +103,9 @@ def hint(view: RunView | None) -> str:
     return "<p>Ready. Press <b>Run</b> and this dust becomes two objects.</p>" if view is None else ""
 
 
-def status(view: RunView | None, waiting: int, own: RunView | None, model: str) -> str:
-    """One line: state, model, iteration, pace, time left, queue; under it the progress."""
+def status(view: RunView | None, waiting: int, own: RunView | None, model: str, wait_s: float | None = None) -> str:
+    """One line: state, model, iteration, pace, time left, queue; under it the progress. wait_s: until the visitor's own run
+    is expected to begin."""
     if view is None:
         return _status_line("ready", "Ready", [model], 0.0)
     facts = [f'<q title="{escape(view.settings.prompt)}">{escape(view.settings.prompt)}</q>']
@@ -83,6 +122,8 @@ def status(view: RunView | None, waiting: int, own: RunView | None, model: str) 
         facts.append(
             "<b>yours is next</b>" if own.queue_position == 1 else f"<b>yours is number {own.queue_position}</b> in the queue"
         )
+        if wait_s is not None:
+            facts.append(f"begins in about {duration(wait_s)}")
     elif waiting:
         facts.append(f"{waiting} waiting")
     return _status_line(view.status, STATES[view.status], facts, view.iteration / view.iterations, view.id)
@@ -125,58 +166,39 @@ def notices(view: RunView | None) -> str:
     return message(view.reason, kind) + "".join(message(text, "note") for text in view.notices)
 
 
-def strips(view: RunView | None) -> str:
-    """For each side the pictures of its last view; before there are any, the three steps of using the page."""
+def strips(view: RunView | None, at: int | None = None) -> str:
+    """For each side the pictures of its last view, or those kept with the moment of iteration ``at``; before there is a run,
+    the three steps of using the page."""
     if view is None:
         steps = "".join(f"<li><b>{title}</b><span>{text}</span></li>" for title, text in STEPS)
         return f'<ol class="steps">{steps}</ol>'
-    if view.snapshot is None:
-        sides = [_strip(index, label, "", _blank()) for index, label in enumerate(side_labels(view))]
+    labels = side_labels(view)
+    if at is not None:
+        sides = [_strip(index, label, f"iteration {at:,}", _kept(view, at, index)) for index, label in enumerate(labels)]
+    elif view.snapshot is None:
+        if view.ended:
+            return ""
+        sides = [_strip(index, label, "", _blank()) for index, label in enumerate(labels)]
     else:
-        pairs = zip(side_labels(view), view.snapshot.sides, strict=False)
+        pairs = zip(labels, view.snapshot.sides, strict=False)
         sides = [_strip(index, label, _steps_text(side), _pictures(label, side)) for index, (label, side) in enumerate(pairs)]
     return f'<div class="strips">{"".join(sides)}</div>'
 
 
 def curves(view: RunView | None) -> str:
-    """Gradient norm and number of Gaussians of every side over the iterations."""
+    """Curves of every side over the iterations, one chart a quantity, with the live changes marked."""
     if view is None or not view.history.iterations:
         return ""
-    history, labels = view.history, side_labels(view)
-
-    def series(metric: str) -> list[tuple[str, Any]]:
-        return [(label, side.get(metric, ())) for label, side in zip(labels, history.sides, strict=False)]
-
-    total = view.iterations
-    norm = chart("Gradient norm", history.iterations, series("grad_norm"), total, logarithmic=True)
-    return f'<div class="charts">{norm}{chart("Gaussians", history.iterations, series("count"), total)}</div>'
-
-
-def downloads(view: RunView | None) -> str:
-    """Links to the files that the run has left so far."""
-    if view is None or not view.ended:
-        return ""
-    at = f"runs/{view.id}/files"
-    links = [
-        _link(at, path.name, f"{path.stem.partition('-')[2].upper()} scene", ".ply")
-        for path in sorted((view.folder / "scenes").glob("*.ply"))
-    ]
-    sheet, video = view.folder / "captures" / "contact-sheet.png", view.folder / "captures" / "turntable.mp4"
-    if sheet.is_file():
-        links.append(_link(at, sheet.name, "Contact sheet", ".png"))
-    if video.is_file():
-        links.append(_link(at, video.name, "Turntable", ".mp4"))
-    missing = [name for name, path in (("contact sheet", sheet), ("turntable", video)) if not path.is_file()]
-    if links and missing and view.snapshot is not None:
-        links.append(f'<span class="pending">being made: {", ".join(missing)}</span>')
-    links.append(_link(at, "run.json", "Settings and events", ".json"))
-    picture = (
-        f'<a href="{at}/{sheet.name}" target="_blank" rel="noopener">'
-        f'<img class="sheet" src="{at}/{sheet.name}" alt="Contact sheet: every side from eight directions" loading="lazy"></a>'
-        if sheet.is_file()
-        else ""
-    )
-    return f'<section class="downloads"><h2>Files of this run</h2><nav>{"".join(links)}</nav>{picture}</section>'
+    labels = side_labels(view)
+    changes = [(event.iteration, event.text) for event in view.events if event.kind == "changed"]
+    charts = ""
+    for metric, of_moments, title, logarithmic, help in CHARTS:
+        source = view.marks if of_moments else view.history
+        series = [(label, side.get(metric, ())) for label, side in zip(labels, source.sides, strict=False)]
+        if any(values for _, values in series):
+            options: dict[str, Any] = {"logarithmic": logarithmic, "changes": changes, "help": help}
+            charts += chart(title, source.iterations, series, view.iterations, **options)
+    return f'<div class="charts">{charts}</div>'
 
 
 def presets(entries: Sequence[tuple[str, str, str]]) -> str:
@@ -233,5 +255,13 @@ def _blank() -> str:
     )
 
 
-def _link(at: str, name: str, text: str, suffix: str) -> str:
-    return f'<a href="{at}/{escape(name)}" download>{escape(text)}<small>{suffix}</small></a>'
+def _kept(view: RunView, at: int, index: int) -> str:
+    """The pictures of a side that were kept with a moment, cut from the row that they stand in."""
+    address = f"runs/{view.id}/files/{at:07d}-{index}.jpg"
+    last = len(PICTURES) - 1
+    return "".join(
+        f'<figure title="{escape(explanation)}"><i class="blank" role="img" aria-label="{escape(caption)}" '
+        f"style=\"background: url('{address}') {100 * place / last:g}% 0 / {100 * (last + 1)}% 100%\"></i>"
+        f"<figcaption>{caption}</figcaption></figure>"
+        for place, (caption, explanation) in enumerate(PICTURES.values())
+    )

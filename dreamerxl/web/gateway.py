@@ -23,19 +23,8 @@ from websockets.typing import Subprotocol
 from dreamerxl import __version__
 from dreamerxl.runs.run import ID_PATTERN
 from dreamerxl.web import view_page
+from dreamerxl.web.takeaway import IN_PAGE, MEDIA_TYPES, may_leave, place_of
 
-DOWNLOADS = {  # which names may leave a run's folder, and where they lie in it
-    "scenes": re.compile(r"\d{1,2}-[a-z]{2,8}\.ply"),
-    "captures": re.compile(r"turntable\.mp4|contact-sheet\.png"),
-    "": re.compile(r"run\.json|metrics\.jsonl"),
-}
-MEDIA_TYPES = {
-    ".ply": "application/octet-stream",
-    ".mp4": "video/mp4",
-    ".png": "image/png",
-    ".json": "application/json",
-    ".jsonl": "application/x-ndjson",
-}
 ASKED = ("accept", "if-none-match", "if-modified-since", "range")  # request headers that the view's server may see
 ANSWERED = ("content-type", "etag", "last-modified", "cache-control")  # and what comes back of its answer
 
@@ -47,10 +36,12 @@ def make_gateway(
     viewer_address: str,
     run_folder: Callable[[str], Path | None],
     health: Callable[[], dict[str, Any]],
+    past_address: Callable[[str], str | None] = lambda key: None,
 ) -> FastAPI:
     """The ASGI application without the page, which is mounted on it afterwards.
 
-    viewer_address is host:port of the Viser server; run_folder gives the folder of a run or None.
+    viewer_address is host:port of the Viser server; run_folder gives the folder of a run or None; past_address gives
+    host:port of a visitor's view of the past, by its key, or None. All views share one page; their sockets differ.
     """
 
     @contextlib.asynccontextmanager
@@ -72,6 +63,7 @@ def make_gateway(
         return RedirectResponse(f"viewer/{query}")  # relative, so that it holds behind a sub-path too
 
     @app.get("/viewer/own/{name}")
+    @app.get("/past/{key}/own/{name}")
     def own_file(name: str) -> FileResponse:
         if name not in view_page.FILES:
             raise HTTPException(404, "There is no such file.")
@@ -79,6 +71,7 @@ def make_gateway(
         return FileResponse(path, media_type=view_page.MEDIA_TYPES[path.suffix], headers={"cache-control": "no-cache"})
 
     @app.get("/viewer/{path:path}")
+    @app.get("/past/{key}/{path:path}")
     async def viewer_file(path: str, request: Request) -> Response:
         return await forward_file(request.app.state.viewer, path, request)
 
@@ -87,17 +80,25 @@ def make_gateway(
     async def viewer_socket(browser: WebSocket) -> None:
         await relay(browser, f"ws://{viewer_address}/")
 
+    @app.websocket("/past/{key}")
+    @app.websocket("/past/{key}/")
+    async def past_socket(browser: WebSocket, key: str) -> None:
+        address = past_address(key)
+        if address is None:
+            await browser.close(1013, "This view of the past is gone; open the run again.")
+        else:
+            await relay(browser, f"ws://{address}/")
+
     @app.get("/runs/{run_id}/files/{name}")
     def run_file(run_id: str, name: str) -> FileResponse:
         path = find_file(run_folder, run_id, name)
         if path is None:
             raise HTTPException(404, "There is no such file of a run.")
-        shown_in_page = path.suffix in (".png", ".mp4")
         return FileResponse(
             path,
-            media_type=MEDIA_TYPES[path.suffix],
+            media_type=MEDIA_TYPES.get(path.suffix, "application/octet-stream"),
             filename=f"{run_id}-{name}",
-            content_disposition_type="inline" if shown_in_page else "attachment",
+            content_disposition_type="inline" if path.suffix in IN_PAGE else "attachment",
         )
 
     return app
@@ -105,14 +106,10 @@ def make_gateway(
 
 def find_file(run_folder: Callable[[str], Path | None], run_id: str, name: str) -> Path | None:
     """The file of a run that may be downloaded under that name, or None. Neither part may lead out of the run's folder."""
-    part = next((part for part, names in DOWNLOADS.items() if names.fullmatch(name)), None)
-    if part is None or not ID_PATTERN.fullmatch(run_id):
+    if not (ID_PATTERN.fullmatch(run_id) and may_leave(name)):
         return None
     folder = run_folder(run_id)
-    if folder is None:
-        return None
-    path = folder / part / name
-    return path if path.is_file() and path.resolve().is_relative_to(folder.resolve()) else None
+    return None if folder is None else place_of(folder, name)
 
 
 async def forward_file(viewer: httpx.AsyncClient, path: str, request: Request) -> Response:

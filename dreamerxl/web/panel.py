@@ -1,12 +1,15 @@
 """The page: a Gradio form on the left, the view and what each side computes on the right.
 
 Nothing about a run lives here. A visitor is a token in the browser's storage; once a second the page asks the desk what
-is on show and replaces the parts that changed, so a reload, or a second visitor, sees the same run.
+is on show and replaces the parts that changed, so a reload, or a second visitor, sees the same run. Whoever opens a past
+run or an earlier moment (``looking``) sees that instead, in a view of their own.
 """
 
 from __future__ import annotations
 
 import base64
+import contextlib
+import dataclasses
 import io
 import secrets
 from collections.abc import Callable, Hashable, Sequence
@@ -19,8 +22,11 @@ from PIL import Image
 from dreamerxl.config import BASES, PRESETS, Settings, load_preset, preset_names
 from dreamerxl.errors import DreamerError
 from dreamerxl.guidance.models import EMBEDDED
-from dreamerxl.runs.run import RunView
-from dreamerxl.web import cards
+from dreamerxl.runs.growth import moments
+from dreamerxl.runs.metadata import read_about, settings_of
+from dreamerxl.runs.run import VIEW_SHARE, RunView
+from dreamerxl.runs.stills import LARGEST, SMALLEST
+from dreamerxl.web import cards, shelf
 from dreamerxl.web.controls import (
     ELSEWHERE,
     GROUPS,
@@ -37,11 +43,15 @@ from dreamerxl.web.controls import (
     read,
     shown,
 )
-from dreamerxl.web.desk import Desk
+from dreamerxl.web.desk import Desk, differing
+from dreamerxl.web.share import harmless, query_of, settings_of_link
+from dreamerxl.web.takeaway import has_scene
 
 REFRESH_S = 1.0
 FIRST = "mushroom"  # the preset that the form opens with
 THUMBNAIL = 96  # pixels
+EVERY = -1  # stands for every side where one is asked for
+MOST_COMPARED = 4
 
 
 class Remembered:
@@ -92,7 +102,8 @@ def make_panel(desk: Desk, offer: Offer) -> gr.Blocks:
     with gr.Blocks(title=cards.NAME, analytics_enabled=False, fill_width=True) as page:
         visitor = gr.BrowserState("", storage_key="dreamerxl-visitor", secret="dreamerxl")
         base = gr.State(first.to_dict())
-        asked = gr.State("")  # the run named in the address
+        looking = gr.State({})  # at the past: run, at (iteration or None), key of the view; empty is the present
+        chosen = gr.State([])  # runs to compare
         seen = gr.State({})
 
         gr.HTML(cards.header(), elem_id="header")
@@ -121,17 +132,45 @@ def make_panel(desk: Desk, offer: Offer) -> gr.Blocks:
                     run = gr.Button("Run", variant="primary", min_width=80, elem_id="run")
                     pause = gr.Button("Pause", interactive=False, min_width=80, elem_id="pause")
                     stop = gr.Button("Stop", interactive=False, min_width=80, elem_id="stop")
-                apply = gr.Button("Apply to the run in progress", size="sm", visible=False, elem_id="apply")
+                with gr.Column(visible=False, elem_id="live") as live:
+                    target = gr.Radio([("every side", EVERY)], value=EVERY, label="Live changes go to", elem_id="target")
+                    share = gr.Slider(
+                        1, 50, 100 * VIEW_SHARE, step=1, label="Time for the view", buttons=[], elem_id="share",
+                        info="per cent of the run's time; the rest trains",
+                    )  # fmt: skip
+                    apply = gr.Button("Apply all changed settings to the run", size="sm", elem_id="apply")
+                with gr.Row(elem_id="more"):
+                    on = gr.Button("Run on", size="sm", min_width=70, interactive=False, elem_id="on")
+                    again = gr.Button("Again", size="sm", min_width=70, interactive=False, elem_id="again")
+                    swap = gr.Button("Swap sides", size="sm", min_width=70, elem_id="swap")
+                    share_link = gr.Button("Link", size="sm", min_width=60, elem_id="share-link")
+                link = gr.Textbox(
+                    label="This link restores every setting", visible=False, interactive=False, buttons=["copy"],
+                    lines=1, max_lines=2, elem_id="link",
+                )  # fmt: skip
                 said = gr.HTML(elem_id="said")
             with gr.Column(elem_id="work"):
                 status = gr.HTML(cards.status(None, 0, None, offer.model_line), elem_id="status")
                 noted = gr.HTML(elem_id="noted")
                 with gr.Column(elem_id="stage"):
-                    gr.HTML(cards.stage_frame(), elem_id="frame")
+                    frame = gr.HTML(cards.stage_frame(), elem_id="frame")
                     hint = gr.HTML(cards.hint(None), elem_id="hint")
+                with gr.Row(visible=False, elem_id="time") as time_row:
+                    moment = gr.Slider(0, 1, 1, step=1, label="Time machine: iteration", buttons=[], elem_id="moment")
+                    present = gr.Button("Now", size="sm", min_width=60, scale=0, elem_id="present")
                 strips = gr.HTML(cards.strips(None), elem_id="strips")
                 curves = gr.HTML(elem_id="curves")
-                files = gr.HTML(elem_id="files")
+                files = gr.HTML(elem_id="files", js_on_load=MAKE)
+                with gr.Row(visible=False, elem_id="shot") as shot_row:
+                    shot_width = gr.Number(1920, label="Width", precision=0, minimum=SMALLEST, maximum=LARGEST, min_width=80)
+                    shot_height = gr.Number(1080, label="Height", precision=0, minimum=SMALLEST, maximum=LARGEST, min_width=80)
+                    shot_azimuth = gr.Number(30, label="Azimuth (degrees)", minimum=-360, maximum=360, min_width=80)
+                    shot_elevation = gr.Number(15, label="Elevation (degrees)", minimum=-90, maximum=90, min_width=80)
+                    shot = gr.Button("Take a screenshot", size="sm", min_width=120, elem_id="take-shot")
+                with gr.Accordion("Past runs", open=False, elem_id="past") as past:
+                    search = gr.Textbox("", label="Search", placeholder="words of the prompt, a method, a date", elem_id="search")
+                    runs = gr.HTML(elem_id="runs", js_on_load=DO)
+                    compared = gr.HTML(elem_id="compared")
             with gr.Column(elem_id="tune"):
                 for name in MAIN:
                     if name in ("variants.clip_color", "variants.clip_depth"):
@@ -143,6 +182,9 @@ def make_panel(desk: Desk, offer: Offer) -> gr.Blocks:
                             add(known["seed"])
                     elif name != "seed":
                         add(known[name])
+                kinds = [".png", ".mp4", ".ply", ".glb", ".html"]
+                dropped = gr.UploadButton("Settings back from a file", size="sm", file_types=kinds, elem_id="dropped")
+                gr.HTML("<p>A picture, film, page or scene that a run made; or drop it anywhere here.</p>", elem_id="drop-hint")
                 with gr.Accordion("Advanced", open=False, elem_id="advanced"):
                     for section, title in GROUPS.items():
                         with gr.Accordion(title, open=False):
@@ -152,20 +194,31 @@ def make_panel(desk: Desk, offer: Offer) -> gr.Blocks:
 
         keys = [column.key for column in columns]
         form = [column.component for column in columns]
-        shared = {"strips": Remembered(cards.strips), "curves": Remembered(cards.curves)}
-        parts = [status, noted, hint, strips, curves, files, run, pause, stop, apply]
+        shared = {"strips": Remembered(lambda subject: cards.strips(*subject)), "curves": Remembered(cards.curves)}
+        parts = [status, noted, hint, frame, strips, curves, files, run, pause, stop, on, again, live, target]
+        parts += [time_row, moment, shot_row]
 
-        def refresh(owner: str, run_id: str, before: dict[str, Any]) -> list[Any]:
-            view = desk.on_show() or desk.find(run_id)
+        def seen_by(looking: dict[str, Any]) -> RunView | None:
+            return desk.find(looking["run"]) if looking else desk.on_show()
+
+        def refresh(owner: str, looking: dict[str, Any], before: dict[str, Any]) -> list[Any]:
+            view = seen_by(looking)
             own = desk.own(owner)
+            if looking and view is not None and desk.past.address(looking["key"]) is None:  # others took its place
+                with contextlib.suppress(DreamerError):
+                    desk.past.show(owner, view, looking["at"])
+            at = _moment_on_show(view, looking)
             drawn = [
-                cards.status(view, len(desk.manager.queue()), own, offer.model_line),
+                cards.status(view, len(desk.manager.queue()), own, offer.model_line, own and desk.wait_s(own)),
                 cards.notices(view),
                 cards.hint(view),
-                shared["strips"].of(_picture_key(view), view),
+                cards.stage_frame(looking.get("key", "")),
+                shared["strips"].of(_picture_key(view, at), (view, at)),
                 shared["curves"].of(_curve_key(view), view),
-                cards.downloads(view),
-                *_buttons(view, own),
+                shelf.takeaway(view, desk.orders(view.id) if view is not None else {}),
+                *_buttons(view, own, desk.on_show()),
+                *_time(view, looking),
+                gr.update(visible=view is not None and has_scene(view)),
             ]
             updates = [new if before.get(str(k)) != _short(new) else gr.skip() for k, new in enumerate(drawn)]
             return [*updates, {str(k): _short(new) for k, new in enumerate(drawn)}]
@@ -176,49 +229,169 @@ def make_panel(desk: Desk, offer: Offer) -> gr.Blocks:
                 *(_update(key, value, models) for key, value in zip(keys, shown(settings, keys), strict=True)),
             ]
 
+        def unchanged() -> list[Any]:
+            return [gr.skip()] * (1 + len(form))
+
         def arrive(owner: str, request: gr.Request) -> list[Any]:
             owner = owner or secrets.token_urlsafe(16)
-            run_id = str(request.query_params.get("run") or "")
-            view = desk.on_show() or desk.find(run_id)
-            filled = fill(view.settings) if view is not None else [gr.skip()] * (1 + len(form))
-            return [owner, run_id, *filled]
+            query = {key: str(value) for key, value in request.query_params.items()}
+            at, text, view = {}, "", desk.on_show()
+            asked = desk.find(query.get("run"))
+            if asked is not None and asked.ended and (view is None or view.id != asked.id):
+                with contextlib.suppress(DreamerError):
+                    at = {"run": asked.id, "at": None, "key": desk.past.show(owner, asked)}
+                    view = asked
+            filled = fill(view.settings) if view is not None else unchanged()
+            try:
+                linked = settings_of_link(query, models)
+                filled = fill(offer.settle(linked)) if linked is not None else filled
+            except DreamerError as error:
+                text = cards.message(str(error))
+            return [owner, at, text, *filled]
+
+        def bring(path: str | None) -> list[Any]:
+            try:
+                settings = harmless(settings_of(read_about(path or "")), models)
+            except DreamerError as error:
+                return [cards.message(str(error)), *unchanged()]
+            return [cards.message("The settings of this file are in the form.", "note"), *fill(offer.settle(settings))]
 
         def pick(event: gr.EventData) -> list[Any]:
             try:
                 return ["", *fill(offer.settle(load_preset(str(event.name))))]
             except DreamerError as error:
-                return [cards.message(str(error)), *[gr.skip()] * (1 + len(form))]
+                return [cards.message(str(error)), *unchanged()]
+
+        def swap_sides(plain: dict[str, Any], *values: Any) -> list[Any]:
+            try:
+                settings = read(Settings.from_dict(plain), keys, values)
+            except DreamerError as error:
+                return [cards.message(str(error)), *unchanged()]
+            return ["", *fill(dataclasses.replace(settings, variants=settings.variants[::-1]))]
+
+        def link_to(plain: dict[str, Any], *values: Any) -> list[Any]:
+            try:
+                query = query_of(read(Settings.from_dict(plain), keys, values))
+            except DreamerError as error:
+                return [cards.message(str(error)), gr.update(visible=False)]
+            return ["", gr.update(value=f"?{query}", visible=True)]
 
         def wanted(plain: dict[str, Any], values: Sequence[Any]) -> Settings:
             return offer.settle(read(Settings.from_dict(plain), keys, values))
 
-        def start(owner: str, plain: dict[str, Any], *values: Any) -> list[str]:
+        def start(owner: str, plain: dict[str, Any], *values: Any) -> list[Any]:
             owner = owner or secrets.token_urlsafe(16)  # pressed before the page had told who it is
-            return [owner, _told(lambda: desk.submit(wanted(plain, values), owner))]
+            return [owner, _told(lambda: desk.submit(wanted(plain, values), owner)), {}]
 
-        def change(owner: str, plain: dict[str, Any], *values: Any) -> str:
+        def start_again(owner: str, looking: dict[str, Any]) -> list[Any]:
+            owner, view = owner or secrets.token_urlsafe(16), seen_by(looking)
+            return [owner, _told(lambda: desk.again(view.id, owner)) if view is not None else "", {}]
+
+        def run_on(owner: str, looking: dict[str, Any]) -> list[Any]:
+            owner, view = owner or secrets.token_urlsafe(16), seen_by(looking)
+            return [owner, _told(lambda: desk.run_on(view.id, owner, _more(view))) if view is not None else "", {}]
+
+        def change(owner: str, side: int, plain: dict[str, Any], *values: Any) -> str:
             def give() -> str:
                 view = desk.own(owner)
                 if view is None:
                     raise DreamerError("There is no run of yours to change.")
-                changes = live_changes(view.settings, wanted(plain, values))
+                place = None if side == EVERY else side
+                changes = live_changes(view.settings, wanted(plain, values), place)
                 if not changes:
                     return "Nothing in γ, δT, clipping, guidance or the trajectory differs from what the run uses."
-                desk.change(owner, changes)
-                return "The run uses the changed settings from its next iteration on."
+                desk.change(owner, changes, place)
+                what = ", ".join(f"{known[f'variants.{name}'].label} = {_plain(value)}" for name, value in changes.items())
+                return f"{what} on {'every side' if place is None else view.labels[place]}, from the next iteration on."
 
             return _told(give)
 
-        again = {"fn": refresh, "inputs": [visitor, asked, seen], "outputs": [*parts, seen]}
+        def slide(owner: str, side: int, plain: dict[str, Any], *values: Any) -> Any:
+            own = desk.own(owner)
+            return change(owner, side, plain, *values) if own is not None and own.status != "queued" else gr.skip()
+
+        def scrub(owner: str, looking: dict[str, Any], wanted_at: float) -> list[Any]:
+            view = seen_by(looking)
+            kept = moments(view.folder / "growth", len(view.settings.variants)) if view is not None else ()
+            if view is None or not kept:
+                return [gr.skip()] * 3
+            at = min(kept, key=lambda iteration: abs(iteration - wanted_at))
+            try:
+                key = desk.past.show(owner, view, at)
+            except DreamerError as error:
+                return [gr.skip(), gr.skip(), cards.message(str(error))]
+            return [
+                {"run": view.id, "at": at, "key": key},
+                gr.skip() if looking.get("key") == key else cards.stage_frame(key),
+                "",
+            ]
+
+        def order(owner: str, looking: dict[str, Any], event: gr.EventData) -> str:
+            view = seen_by(looking)
+            return _told(lambda: desk.order(view.id, str(event.name))) if view is not None else ""
+
+        def take_shot(looking: dict[str, Any], width: Any, height: Any, azimuth: Any, elevation: Any) -> str:
+            view = seen_by(looking)
+            if view is None or None in (width, height, azimuth, elevation):
+                return cards.message("A screenshot needs a width, a height, an azimuth and an elevation.")
+            size = {"width": int(width), "height": int(height), "azimuth_deg": azimuth, "elevation_deg": elevation}
+            return _told(lambda: desk.order(view.id, "screenshot.png", **size))
+
+        def list_runs(owner: str, words: str, chosen: list[str]) -> str:
+            return shelf.gallery(desk.listed((words or "")[:200]), owner, chosen)
+
+        def act(owner: str, words: str, looking: dict[str, Any], chosen: list[str], event: gr.EventData) -> list[Any]:
+            """Open, compare or delete a past run: message, looking, chosen, the cards, the comparison, base and form."""
+            deed, _, run_id = str(event.name).partition(":")
+            text, filled = "", unchanged()
+            try:
+                view = desk.manager.get(run_id).view
+                if deed == "open":
+                    now = desk.on_show()
+                    same = now is not None and now.id == run_id
+                    looking = {} if same else {"run": run_id, "at": None, "key": desk.past.show(owner, view)}
+                    filled = fill(harmless(view.settings, models))
+                elif deed == "compare":
+                    chosen = [other for other in chosen if other != run_id] + [run_id] * (run_id not in chosen)
+                    chosen = chosen[-MOST_COMPARED:]
+                elif deed == "delete":
+                    desk.delete(run_id, owner)
+                    chosen = [other for other in chosen if other != run_id]
+                    looking = {} if looking.get("run") == run_id else looking
+            except DreamerError as error:
+                text = cards.message(str(error))
+            views = [view for view in map(desk.find, chosen) if view is not None]
+            table = shelf.comparison(views, differing(views))
+            return [text, looking, chosen, list_runs(owner, words, chosen), table, *filled]
+
+        tell = {"fn": refresh, "inputs": [visitor, looking, seen], "outputs": [*parts, seen]}
         quiet: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-        page.load(arrive, visitor, [visitor, asked, base, *form], **quiet).then(**again, **quiet)
-        gallery.click(pick, None, [said, base, *form], **quiet)
-        run.click(start, [visitor, base, *form], [visitor, said], **quiet).then(**again, **quiet)
-        prompt.submit(start, [visitor, base, *form], [visitor, said], **quiet).then(**again, **quiet)
-        pause.click(lambda owner: _told(lambda: desk.toggle_pause(owner)), visitor, said, **quiet).then(**again, **quiet)
-        stop.click(lambda owner: _told(lambda: desk.stop(owner)), visitor, said, **quiet).then(**again, **quiet)
-        apply.click(change, [visitor, base, *form], said, **quiet).then(**again, **quiet)
-        gr.Timer(REFRESH_S).tick(**again, **quiet)
+        filled = [base, *form]
+        page.load(arrive, visitor, [visitor, looking, said, *filled], **quiet).then(**tell, **quiet)
+        gallery.click(pick, None, [said, *filled], **quiet)
+        for starting in (run.click, prompt.submit):
+            starting(start, [visitor, *filled], [visitor, said, looking], **quiet).then(**tell, **quiet)
+        again.click(start_again, [visitor, looking], [visitor, said, looking], **quiet).then(**tell, **quiet)
+        on.click(run_on, [visitor, looking], [visitor, said, looking], **quiet).then(**tell, **quiet)
+        pause.click(lambda owner: _told(lambda: desk.toggle_pause(owner)), visitor, said, **quiet).then(**tell, **quiet)
+        stop.click(lambda owner: _told(lambda: desk.stop(owner)), visitor, said, **quiet).then(**tell, **quiet)
+        apply.click(change, [visitor, target, *filled], said, **quiet).then(**tell, **quiet)
+        for column in columns:
+            if column.key in SLIDERS:
+                column.component.release(slide, [visitor, target, *filled], said, **quiet)
+        share.release(lambda owner, value: _told(lambda: desk.watch(owner, value / 100)), [visitor, share], said, **quiet)
+        swap.click(swap_sides, filled, [said, *filled], **quiet)
+        share_link.click(link_to, filled, [said, link], **quiet).then(None, link, link, js=ABSOLUTE)
+        dropped.upload(bring, dropped, [said, *filled], **quiet)
+        moment.input(scrub, [visitor, looking, moment], [looking, frame, said], trigger_mode="always_last", **quiet)
+        present.click(lambda: {}, None, looking, **quiet).then(**tell, **quiet)
+        files.click(order, [visitor, looking], said, **quiet).then(**tell, **quiet)
+        shot.click(take_shot, [looking, shot_width, shot_height, shot_azimuth, shot_elevation], said, **quiet)
+        past.expand(list_runs, [visitor, search, chosen], runs, **quiet)
+        search.change(list_runs, [visitor, search, chosen], runs, trigger_mode="always_last", **quiet)
+        doing = {"inputs": [visitor, search, looking, chosen], "outputs": [said, looking, chosen, runs, compared, *filled]}
+        runs.click(act, **doing, **quiet).then(**tell, **quiet)
+        gr.Timer(REFRESH_S).tick(**tell, **quiet)
     return page
 
 
@@ -230,6 +403,22 @@ element.addEventListener('click', (event) => {
   trigger('click', {name: button.dataset.preset});
 });
 """
+
+MAKE = """
+element.addEventListener('click', (event) => {
+  const button = event.target.closest('button[data-make]');
+  if (button) trigger('click', {name: button.dataset.make});
+});
+"""
+DO = """
+element.addEventListener('click', (event) => {
+  const control = event.target.closest('[data-do]');
+  if (!control) return;
+  const sure = control.dataset.do.startsWith('delete:') ? confirm('Delete this run and all its files?') : true;
+  if (sure) trigger('click', {name: control.dataset.do});
+});
+"""
+ABSOLUTE = "(query) => query && !query.includes('://') ? location.origin + location.pathname + query : query"
 
 
 def first_settings(source: str) -> Settings:
@@ -284,31 +473,65 @@ def _update(key: str, value: Any, models: Sequence[str]) -> Any:
     return gr.update(value=value)
 
 
-def _buttons(view: RunView | None, own: RunView | None) -> list[Any]:
-    """Run, Pause, Stop and Apply for this visitor."""
-    going = view is not None and not view.ended
+def _buttons(view: RunView | None, own: RunView | None, now: RunView | None) -> list[Any]:
+    """Run, Pause, Stop, Run on, Again, and what a run of one's own can be told live. ``now`` is the run in progress."""
+    going = now is not None and not now.ended
     active = own is not None and own.status in ("running", "paused")
     waiting = own is not None and own.status == "queued"
+    ended = view is not None and view.ended and has_scene(view)
+    sides = [(label, index) for index, label in enumerate(cards.side_labels(own))] if own is not None else []
     return [
         gr.update(value="Queue" if going else "Run", variant="secondary" if own is not None else "primary"),
         gr.update(value="Resume" if own is not None and own.status == "paused" else "Pause", interactive=active),
         gr.update(
             value="Withdraw" if waiting else "Stop", interactive=own is not None, variant="stop" if active else "secondary"
         ),
+        gr.update(value=f"Run on: {_more(view):,} more" if view is not None and ended else "Run on", interactive=ended),
+        gr.update(interactive=view is not None),
         gr.update(visible=active),
+        gr.update(choices=[("every side", EVERY), *sides]),
     ]
 
 
-def _picture_key(view: RunView | None) -> Hashable:
+def _more(view: RunView) -> int:
+    """How many iterations a run goes on for: half as many as it was made for."""
+    return max(1, view.iterations // 2)
+
+
+def _time(view: RunView | None, looking: dict[str, Any]) -> list[Any]:
+    """The time machine's row and its slider over the moments that the run has kept."""
+    kept = moments(view.folder / "growth", len(view.settings.variants)) if view is not None else ()
+    if len(kept) < 2:
+        return [gr.update(visible=False), gr.skip()]
+    at = looking.get("at")
+    return [gr.update(visible=True), gr.update(minimum=kept[0], maximum=kept[-1], value=kept[-1] if at is None else at)]
+
+
+def _moment_on_show(view: RunView | None, looking: dict[str, Any]) -> int | None:
+    """The moment whose pictures are to be seen: the one that was chosen, or the last where no snapshot is left."""
+    if view is None:
+        return None
+    if looking.get("at") is None and (view.snapshot is not None or not view.ended):
+        return None
+    kept = moments(view.folder / "growth", len(view.settings.variants))
+    return looking.get("at") or (kept[-1] if kept else None)
+
+
+def _plain(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else "off" if value is None else str(value)
+
+
+def _picture_key(view: RunView | None, at: int | None) -> Hashable:
     if view is None:
         return "nothing"
-    return view.id, view.labels, view.snapshot.iteration if view.snapshot is not None else None
+    return view.id, view.labels, at, view.snapshot.iteration if view.snapshot is not None else None
 
 
 def _curve_key(view: RunView | None) -> Hashable:
     if view is None:
         return "nothing"
-    return view.id, view.labels, view.history.iterations[-1:] if view.history.iterations else None, len(view.history.iterations)
+    points = view.history.iterations, view.marks.iterations
+    return view.id, view.labels, len(view.events), *((len(axis), axis[-1:]) for axis in points)
 
 
 def _short(drawn: Any) -> str:

@@ -19,6 +19,8 @@ from dreamerxl.web.panel import Offer, make_panel
 from dreamerxl.web.theme import HEAD, ICON, STYLE_SHEET, make_theme
 from dreamerxl.web.viewer import Viewer, stage_of
 
+LARGEST_UPLOAD = 64 * 2**20  # bytes of a file whose settings a visitor wants back
+
 
 @dataclass(frozen=True)
 class Site:
@@ -42,7 +44,7 @@ def make_site(manager: RunManager, offer: Offer, root_path: str = "") -> Site:
     viewer = Viewer()
     viewer.follow(lambda: stage_of(desk.on_show()))
     started = secrets.token_hex(4)
-    app = make_gateway(viewer.address, desk.folder, lambda: {"started": started, **desk.health()})
+    app = make_gateway(viewer.address, desk.folder, lambda: {"started": started, **desk.health()}, desk.past.address)
     page = make_panel(desk, offer)
     app = gr.mount_gradio_app(
         app,
@@ -56,6 +58,7 @@ def make_site(manager: RunManager, offer: Offer, root_path: str = "") -> Site:
         theme=make_theme(),
         css_paths=STYLE_SHEET,
         head=HEAD,
+        max_file_size=LARGEST_UPLOAD,
     )
     return Site(app, manager, desk, viewer)
 
