@@ -211,7 +211,7 @@ class Weights:
     """How the diffusion model's weights are read and what is added to them."""
 
     precision: Literal["auto", "bfloat16", "float16", "float32"] = setting(
-        "auto", "auto: bfloat16 on CUDA, float32 on a CPU; SDXL's own VAE leaves float16 out"
+        "auto", "auto: bfloat16 on CUDA and on CPUs with matrix units for it, else float32; SDXL's own VAE never runs in float16"
     )
     vae: str = setting("", "another VAE: a folder, a hub id or a .safetensors file; empty takes the model's own")
     loras: str = setting("", "LoRA .safetensors files, comma-separated, each with @SCALE behind it where that is not 1")
