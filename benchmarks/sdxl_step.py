@@ -390,7 +390,7 @@ def small(bench: Bench) -> None:
     profile = PROFILES[-1]
     bench.guidance.encode_at_once = profile.encode_at_once
     if bench.device.type == "cuda":
-        bench.guidance._network.forget()  # type: ignore[attr-defined]
+        bench.guidance._network.recordings.clear()  # type: ignore[attr-defined]
         gc.collect()
         bench.memory(reset=True)
         torch.cuda.set_per_process_memory_fraction(15 * GIB / torch.cuda.get_device_properties(0).total_memory)

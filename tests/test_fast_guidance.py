@@ -20,7 +20,7 @@ from dreamerxl.guidance import attention
 from dreamerxl.guidance.adapter import Guidance
 from dreamerxl.guidance.attention import wide_attention, wide_attention_backward
 from dreamerxl.guidance.encoder import FrozenEncoder, is_supported
-from dreamerxl.guidance.fast_unet import accelerate
+from dreamerxl.guidance.fast_unet import Compiled, accelerate
 from dreamerxl.guidance.graphs import Recording, StaticBatches
 from dreamerxl.guidance.group_norm import add_shifted, group_norm, group_norm_backward
 from dreamerxl.guidance.models import load_guidance
@@ -137,6 +137,20 @@ def test_an_accelerated_unet_predicts_the_same(kind: str, model_folders: dict[st
     assert torch.allclose(guidance.predict(x, t, rows), expected, atol=1e-5)
 
 
+def test_a_compiler_that_fails_leaves_the_blocks_as_they_are(model_folders: dict[str, Path]) -> None:
+    guidance = load_guidance(str(model_folders["sdxl"]), "cpu", EXACT)
+    x, t, rows = noise(2, 4, 16, 16), torch.tensor([5, 400]), guidance.embed(["a red duck", ""])
+    expected = guidance.predict(x, t, rows)
+
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("there is no C compiler")
+
+    guidance.__dict__["_network"] = Compiled(guidance.unet, guidance._evaluate, backend=broken)
+    with pytest.warns(UserWarning, match="uncompiled.*"):
+        assert torch.equal(guidance.predict(x, t, rows), expected)
+    assert torch.equal(guidance.predict(x, t, rows), expected)
+
+
 class Eager:
     """Records like a CUDA graph does: inputs of fixed size, an output that the next call overwrites."""
 
@@ -163,12 +177,19 @@ def test_static_batches_give_the_rows_that_were_asked_for() -> None:
 
     record = Eager()
     batches = StaticBatches(function, record, most=3)
-    answers = []
-    for rows in (4, 12, 8, 4, 5, 1, 12, 13, 29):
-        x, t = noise(rows, 6, seed=rows), torch.arange(rows)
-        answers.append((batches(x, t), function(x, t)))
-    assert all(torch.equal(ours, expected) for ours, expected in answers)
-    assert record.sizes == [4, 12, 8]
+
+    def ask(*counts: int) -> list[int]:
+        """Row counts that were recorded anew."""
+        before = len(record.sizes)
+        for rows in counts:
+            x, t = noise(rows, 6, seed=rows), torch.arange(rows)
+            assert torch.equal(batches(x, t), function(x, t))
+        return record.sizes[before:]
+
+    assert ask(4, 12, 8, 4, 12) == [4, 12, 8]
+    assert ask(7, 10, 11) == []  # filled up
+    assert ask(9, 5) == [9, 5]  # 12 is more than a quarter above 9
+    assert sorted(batches.recordings) == [5, 9, 12]  # those not used for longest made way
 
 
 @pytest.mark.parametrize("at_once", [None, 1])

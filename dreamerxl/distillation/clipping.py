@@ -26,14 +26,15 @@ def clip_color(gradient: Tensor, threshold: float) -> Tensor:
     return gradient * (threshold / peak).clamp(max=1)
 
 
-def clip_depth(gradient: Tensor, threshold: float, scale: float, rule: Rule) -> Tensor:
+def clip_depth(gradient: Tensor, threshold: float, scale: float | Tensor, rule: Rule) -> Tensor:
     """Depth gradient clipping: g min(s / |g|, c) per element (Eq. 9), or the released code's one factor an image.
 
     Read literally, Eq. 9 bounds each element by s and multiplies every smaller one by c: the result is
     sign(g) min(s, c |g|), so with c below 1 small gradients are scaled too; only c = 1 leaves them alone, as the
-    paper's text says of it. The released code multiplies the whole map by min(1, c s / max|g|).
+    paper's text says of it. The released code multiplies the whole map by min(1, c s / max|g|). A scale that is still
+    on a card is not looked at, which would wait for the card.
     """
-    if not 0 < scale < math.inf:
+    if not isinstance(scale, Tensor) and not 0 < scale < math.inf:
         raise NumericalError(f"The scale of the Gaussians is {scale}; depth clipping needs a finite number above 0.")
     if rule == "paper":
         return gradient * (scale / gradient.abs()).clamp(max=threshold)

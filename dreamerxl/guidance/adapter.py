@@ -22,7 +22,7 @@ from dreamerxl.diffusion.schedule import Schedule
 from dreamerxl.guidance import words
 from dreamerxl.guidance.conditioning import Conditioning
 from dreamerxl.guidance.encoder import FrozenEncoder, is_supported
-from dreamerxl.guidance.fast_unet import accelerate, compile_blocks
+from dreamerxl.guidance.fast_unet import Compiled, accelerate
 from dreamerxl.guidance.graphs import CudaGraphs, StaticBatches
 from dreamerxl.guidance.group_norm import HAS_TRITON
 
@@ -140,12 +140,13 @@ class Guidance:
         """eps of rows; made at the first prediction, when the weights are final."""
         if self.device.type != "cuda":
             return self._evaluate
+        torch.backends.cudnn.benchmark = True  # shapes are few and stay
+        evaluate = self._evaluate_on_card
         if HAS_TRITON:
             accelerate(self.unet)
             if sum(part.numel() for part in self.unet.parameters()) > WORTH_COMPILING:
-                compile_blocks(self.unet)
-        torch.backends.cudnn.benchmark = True  # shapes are few and stay
-        return StaticBatches(self._evaluate_on_card, CudaGraphs())
+                evaluate = Compiled(self.unet, evaluate)
+        return StaticBatches(evaluate, CudaGraphs())
 
     def _evaluate_on_card(self, *rows: Tensor) -> Tensor:
         with sdpa_kernel(ATTENTION, set_priority=True):

@@ -7,6 +7,8 @@ has two kinds seventy times over, are compiled once a kind and size. Gradients a
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -49,14 +51,33 @@ def _fuse_projections(unet: Any) -> None:
                 delattr(part, name)
 
 
-def compile_blocks(unet: Any) -> None:
-    """Compile the transformer blocks, once for each kind and number of rows; the first call at a new number does it."""
-    from diffusers.models.attention import BasicTransformerBlock
+class Compiled:
+    """An evaluation of the UNet whose transformer blocks are compiled, once for each kind of block and number of rows.
 
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, RECOMPILATIONS)
-    for part in unet.modules():
-        if isinstance(part, BasicTransformerBlock):
-            part.compile(fullgraph=True, dynamic=False)
+    The first call with a new number does it. Where the compiler fails, as it does without a C compiler on the machine,
+    the blocks go on as they are.
+    """
+
+    def __init__(self, unet: Any, evaluate: Callable[..., Tensor], **options: Any) -> None:
+        """options: of torch.compile."""
+        from diffusers.models.attention import BasicTransformerBlock
+        from torch._dynamo.exc import TorchDynamoException  # the compiler takes a second to import
+
+        self.evaluate, self.failure = evaluate, TorchDynamoException
+        self.blocks = [part for part in unet.modules() if isinstance(part, BasicTransformerBlock)]
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, RECOMPILATIONS)
+        for block in self.blocks:
+            block.compile(fullgraph=True, dynamic=False, **options)
+
+    def __call__(self, *rows: Tensor) -> Tensor:
+        try:
+            return self.evaluate(*rows)
+        except self.failure as error:
+            reason = str(error).strip().splitlines()[0][:200]
+            warnings.warn(f"The UNet runs uncompiled, about a tenth slower: {reason}", stacklevel=2)
+            for block in self.blocks:
+                block._compiled_call_impl = None
+            return self.evaluate(*rows)
 
 
 def _is_plain(block: Any) -> bool:

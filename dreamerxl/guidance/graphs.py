@@ -2,15 +2,16 @@
 
     inputs     tensors [R, ...], one row an evaluation
     output     [R, ...]
-A CUDA graph replays hundreds of launches as one, which is what small batches wait for, but takes one shape only. Row
-counts are recorded as they come, up to ``most`` of them; after that, rows are filled up to the next recorded count, or
-cut at the largest. Rows must not depend on each other.
+A CUDA graph replays thousands of launches as one, which is what small batches wait for, but takes one shape only. A run
+has few row counts, multiples of its views, so each is recorded as it comes. Where there is no room for another, rows are
+filled up to a recorded count that is at most a quarter larger, or the recording that was used least recently makes way.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Protocol
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
@@ -28,39 +29,38 @@ Record = Callable[[Callable[..., Tensor], tuple[Tensor, ...]], Recording]
 
 
 class StaticBatches:
-    """The function, called with any number of rows."""
+    """The function, called with any number of rows, which must not depend on each other."""
 
     def __init__(self, function: Callable[..., Tensor], record: Record, most: int = 8) -> None:
+        """most: recordings kept."""
         self.function, self.record, self.most = function, record, most
-        self.recordings: dict[int, Recording] = {}
+        self.recordings: dict[int, Recording] = {}  # by row count, the least recently used first
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         rows = len(inputs[0])
         size = self._size(rows)
-        if size < rows:
-            pieces = zip(*(part.split(size) for part in inputs), strict=True)
-            return torch.cat([self(*piece) for piece in pieces])
         if size > rows:
             inputs = tuple(torch.cat([part, part[-1:].expand(size - rows, *part.shape[1:])]) for part in inputs)
-        if size not in self.recordings:
-            self.recordings[size] = self.record(self.function, inputs)
-        return self.recordings[size](inputs)[:rows].clone()
-
-    def forget(self) -> None:
-        """Drop every recording and its memory."""
-        self.recordings.clear()
+        recording = self.recordings.pop(size, None) or self._recorded(inputs)
+        self.recordings[size] = recording
+        return recording(inputs)[:rows].clone()
 
     def _size(self, rows: int) -> int:
         if rows in self.recordings or len(self.recordings) < self.most:
             return rows
-        return min((size for size in self.recordings if size > rows), default=max(self.recordings))
+        return min((size for size in self.recordings if rows < size <= 1.25 * rows), default=rows)
+
+    def _recorded(self, inputs: tuple[Tensor, ...]) -> Recording:
+        if len(self.recordings) == self.most:
+            del self.recordings[next(iter(self.recordings))]
+        return self.record(self.function, inputs)
 
 
 class CudaGraphs:
-    """Records functions as CUDA graphs that share one pool of memory, so that many cost about as much as the largest."""
+    """Records functions as CUDA graphs in one pool of memory, so that many take about as much as the largest."""
 
     def __init__(self) -> None:
-        self.pool = torch.cuda.graph_pool_handle()
+        self.graphs: WeakSet[torch.cuda.CUDAGraph] = WeakSet()  # a pool lives as long as a graph of it
 
     def __call__(self, function: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> Recording:
         held = tuple(part.clone() for part in inputs)
@@ -70,9 +70,11 @@ class CudaGraphs:
             for _ in range(WARM_UP):
                 function(*held)
         torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.no_grad(), torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
+        graph, others = torch.cuda.CUDAGraph(), list(self.graphs)
+        pool = others[0].pool() if others else None
+        with torch.no_grad(), torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
             output = function(*held)
+        self.graphs.add(graph)
 
         def replay(inputs: tuple[Tensor, ...]) -> Tensor:
             for to, part in zip(held, inputs, strict=True):

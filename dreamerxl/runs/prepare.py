@@ -14,6 +14,7 @@ from dreamerxl.guidance.models import Guidance, ModelChoice, load_guidance, pick
 from dreamerxl.guidance.shap_e import points_from_text
 from dreamerxl.runs.worker import Prepared
 from dreamerxl.training.draw import generator_for
+from dreamerxl.training.memory import fit
 from dreamerxl.training.side import INITIAL
 from dreamerxl.training.trainer import Trainer
 
@@ -34,8 +35,12 @@ class Preparation:
         if settings.model == "auto":
             notices = [choice.reason, *notices]
         cloud, told = first_points(settings, device, say)
-        notices = [*notices, *guidance.notes, *told]
-        trainer = Trainer(settings, guidance, cloud=cloud)
+        profile, memory = fit(settings, guidance)
+        guidance.encode_at_once = profile.encode_at_once
+        for sentence in memory:
+            say(sentence)
+        notices = [*notices, *guidance.notes, *told, *memory]
+        trainer = Trainer(settings, guidance, profile.max_rows, cloud=cloud)
         return Prepared(trainer, guidance.decode, guidance.label, str(guidance.device), tuple(notices))
 
     def _guidance_for(self, choice: ModelChoice, settings: Settings, device: str, say: Say) -> Guidance:

@@ -102,6 +102,7 @@ class Trainer:
         gradients = gradient.chunk(len(views))
         watch(readout, "image gradient", gradients)
         clips = [self._backward(i, views[i], gradients[i], drawn.depth) for i in range(len(views))]
+        watch(readout, "clipped gradient", [clip.after for clip in clips])
         for index, (score, clip) in enumerate(zip(scores, clips, strict=True)):
             note_norms(readout, index, score, clip)
         numbers = self._read(readout)
@@ -172,7 +173,7 @@ class Trainer:
             before, alpha = (part[:, None] for part in parts)  # [B, 1, H, W]
             after = before
             if clip.clip_depth is not None:
-                scale = view.splats.scales.detach().mean().item()
+                scale = view.splats.scales.detach().mean()
                 after = clip_depth(before, clip.clip_depth, scale, clip.depth_clip_rule)
             alpha = alpha if clip.clip_color is None else clip_color(alpha, clip.clip_color)
             roots, grads = [render.depth, render.alpha], [after[:, 0], alpha[:, 0]]
