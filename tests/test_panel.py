@@ -18,6 +18,8 @@ from fake_training import ball, fake_make_trainer
 from dreamerxl.config import BASES, Settings, Variant, load_preset, preset_names
 from dreamerxl.errors import DreamerError, SettingsError
 from dreamerxl.gaussians.scene import freeze
+from dreamerxl.miniature.objects import OBJECTS
+from dreamerxl.miniature.repertoire import repertoire
 from dreamerxl.runs.curves import History
 from dreamerxl.runs.manager import RunManager
 from dreamerxl.runs.run import RunView
@@ -149,6 +151,14 @@ def test_the_status_line_tells_pace_time_and_queue_and_escapes_the_prompt():
     waiting = make_view(id="20261122-142502-a3f9c1", status="queued", queue_position=2)
     assert "yours is number 2" in cards.status(view, 2, waiting, "")
     assert "Ready" in cards.status(None, 0, None, "the embedded model")
+
+
+def test_the_page_lists_every_word_of_the_embedded_model_once():
+    html = cards.vocabulary(repertoire())
+    tree = xml.fromstring(html)
+    listed = [word for row in tree.iter("dd") for word in (row.text or "").split(", ")]
+    assert sorted(listed) == sorted(repertoire().names) and f"The {len(OBJECTS)} things" in html
+    assert [row.text for row in tree.iter("dt")][:2] == ["animals", "buildings"]
 
 
 def test_failures_and_notices_are_banners():

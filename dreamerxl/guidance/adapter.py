@@ -46,8 +46,7 @@ class Guidance:
     schedule: Schedule
     device: torch.device
     dtype: torch.dtype
-    subjects: tuple[str, ...] = ()  # what a model of few words can make; empty: anything
-    qualities: tuple[str, ...] = ()  # and what can be said about it
+    repertoire: words.Repertoire = words.ANYTHING  # what a model of few words can be asked for
     zeros_for_empty: bool = False  # trained with zeros where there is no prompt (SDXL)
     notes: tuple[str, ...] = ()  # sentences for the visitor about how it was loaded
     encode_at_once: int | None = None  # images; more are encoded in turns and once again for the backward. None: no limit
@@ -167,6 +166,8 @@ class Guidance:
         """Words of the prompt that the model cannot read; embedding leaves them out."""
         return words.unknown_words(self.tokenizers[0], prompt)
 
-    def check_prompt(self, prompt: str) -> list[str]:
-        """Sentences about the prompt for the visitor. Raises SettingsError for a prompt that cannot be used."""
-        return words.check_prompt(self.tokenizers[0], prompt, self.subjects, self.qualities)
+    def check_prompt(self, prompt: str, negative_prompt: str = "") -> list[str]:
+        """Sentences about the prompts for the visitor. Raises SettingsError for a prompt that cannot be used."""
+        tokenizer, repertoire = self.tokenizers[0], self.repertoire
+        notices = words.check_prompt(tokenizer, prompt, repertoire)
+        return notices + words.check_negative_prompt(tokenizer, negative_prompt, repertoire)

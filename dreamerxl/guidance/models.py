@@ -211,11 +211,10 @@ def _spare_the_vae(parts: Parts, device: torch.device, dtype: torch.dtype) -> tu
 
 
 def _with_language(guidance: Guidance) -> Guidance:
-    """The embedded model knows its objects and colours by name, for advice on prompts."""
-    from dreamerxl.miniature.language import COLORS, NOUNS
+    """The embedded model knows its words by name, for advice on prompts."""
+    from dreamerxl.miniature.repertoire import repertoire
 
-    subjects = tuple(name for names in NOUNS.values() for name in names)
-    return replace(guidance, subjects=subjects, qualities=tuple(COLORS))
+    return replace(guidance, repertoire=repertoire())
 
 
 def _shown(name: str) -> str:

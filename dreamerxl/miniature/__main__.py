@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,29 +13,35 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from dreamerxl.cameras import cameras_at
 from dreamerxl.miniature.architecture import WEIGHTS
-from dreamerxl.miniature.data import draw_batch
-from dreamerxl.miniature.language import COLORS, PROMPTING, VIEWS, describe
+from dreamerxl.miniature.data import SIZE
+from dreamerxl.miniature.language import PROMPTING, VIEWS, describe
 from dreamerxl.miniature.objects import OBJECTS
+from dreamerxl.miniature.render import render
+from dreamerxl.miniature.train import STAGES, Limits, Recipe, train
+from dreamerxl.miniature.world import COLORS, PLACES, Thing, build_scene
+
+SIDES = ((0, 15), (90, 15), (180, 15), (270, 15), (30, 60))  # azimuth and elevation of VIEWS, in degrees
 
 
 def main() -> None:
     """Parse the command line and do what it asks."""
     parser = argparse.ArgumentParser(prog="python -m dreamerxl.miniature", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    train = commands.add_parser("train", help="train on a CUDA card and write a diffusers folder")
-    train.add_argument("--out", type=Path, required=True)
-    train.add_argument("--start", type=Path, help="folder to continue from")
-    train.add_argument("--keep-vae", action="store_true", help="do not train the VAE again (needs --start)")
-    train.add_argument("--vae-steps", type=int)
-    train.add_argument("--unet-steps", type=int)
-    train.add_argument("--unet-lr", type=float)
-    train.add_argument("--vae-limit", type=float, default=math.inf, help="seconds")
-    train.add_argument("--unet-limit", type=float, default=math.inf, help="seconds")
-    train.add_argument("--renders", type=int, help="pictures of each object")
-    train.add_argument("--seed", type=int)
-    show = commands.add_parser("renders", help="a sheet of training pictures")
+    learn = commands.add_parser("train", help="train on a CUDA card and write a diffusers folder and a judge")
+    learn.add_argument("--out", type=Path, required=True)
+    learn.add_argument("--start", type=Path, help="folder to continue from")
+    learn.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES, help="what to train; the rest is kept from --start")
+    learn.add_argument("--device", default="cuda")
+    learn.add_argument("--workers", type=int, default=14, help="processes that draw up the data")
+    for limit in fields(Limits):
+        learn.add_argument(f"--{limit.name}-limit", type=float, default=math.inf, help="longest time for the stage, in seconds")
+    for entry in fields(Recipe):
+        learn.add_argument(f"--{entry.name.replace('_', '-')}", type=type(entry.default), default=entry.default)
+    show = commands.add_parser("renders", help="a sheet of the catalogue: every object from five sides and in other guises")
     show.add_argument("--out", type=Path, required=True)
+    show.add_argument("--seed", type=int, default=0)
     sample = commands.add_parser("sample", help="a sheet of pictures that the model makes, every object from five sides")
     sample.add_argument("--out", type=Path, required=True)
     sample.add_argument("--weights", type=Path, default=WEIGHTS)
@@ -47,21 +54,40 @@ def main() -> None:
 
 def run_train(arguments: argparse.Namespace) -> None:
     """Train as the recipe says, with what the command line changes."""
-    from dreamerxl.miniature.train import Limits, Recipe, train
+    recipe = Recipe(**{entry.name: getattr(arguments, entry.name) for entry in fields(Recipe)})
+    limits = Limits(**{limit.name: getattr(arguments, f"{limit.name}_limit") for limit in fields(Limits)})
+    train(recipe, arguments.out, arguments.start, limits, arguments.stages, arguments.device, arguments.workers)
 
-    changes = {name: getattr(arguments, name) for name in ("vae_steps", "unet_steps", "unet_lr", "renders", "seed")}
-    recipe = Recipe(**{name: value for name, value in changes.items() if value is not None})
-    limits = Limits(arguments.vae_limit, arguments.unet_limit)
-    train(recipe, arguments.out, arguments.start, limits, train_vae_too=not arguments.keep_vae)
+
+def guises(name: str, row: int) -> list[Thing]:
+    """One object in the ways that a prompt can speak of it; colours vary from row to row."""
+    color = [COLORS[(5 * row + step) % len(COLORS)] for step in (0, 4, 8, 11)]
+    wears = PLACES[name][row % len(PLACES[name])] if PLACES[name] else ""
+    return [
+        Thing(name, color[0]),
+        Thing(name, color[1], "striped"),
+        Thing(name, color[2], "spotted"),
+        Thing(name, color[3], "glossy"),
+        Thing(name, "golden"),
+        Thing(name, "wooden"),
+        Thing(name, wears=wears, on_table=not wears),
+    ]
 
 
 def run_renders(arguments: argparse.Namespace) -> None:
-    """Eight training pictures and their depth for each object."""
+    """For each object a row: itself from every side and as depth, then its guises seen from the front and its left."""
     rows = []
-    for name in OBJECTS:
-        batch = draw_batch(name, 0, 0, torch.device("cpu"))
-        rows += [batch.images[:8], batch.depths[:8].expand(-1, 3, -1, -1)]
-    save_sheet(torch.cat(rows), 8, arguments.out)
+    for row, name in enumerate(OBJECTS):
+        things = [Thing(name)] * (len(SIDES) + 1) + guises(name, row)
+        sides = torch.tensor([*SIDES, SIDES[0], *[(35, 20)] * (len(things) - len(SIDES) - 1)], dtype=torch.float32)
+        cameras = cameras_at(
+            sides[:, 0], sides[:, 1], torch.full((len(things),), 4.0), torch.full((len(things),), 34.0), SIZE, SIZE
+        )
+        scenes = [build_scene(thing, np.random.default_rng([arguments.seed, row])) for thing in things]
+        images, depths = render(scenes, cameras, torch.ones(len(things), 3))
+        images[len(SIDES)] = depths[len(SIDES)]
+        rows.append((images.clamp(0, 1) * 255).round().byte())
+    save_sheet(torch.cat(rows), len(rows[0]), arguments.out)
 
 
 @torch.no_grad()
@@ -72,11 +98,11 @@ def run_sample(arguments: argparse.Namespace) -> None:
     pipeline: Any = StableDiffusionPipeline.from_pretrained(arguments.weights, torch_dtype=torch.float32)
     pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
     pipeline.set_progress_bar_config(disable=True)
-    names, sheets = list(COLORS), []
+    sheets = []
     for row, name in enumerate(OBJECTS):
         prompts = []
         for offset in (0, 5):
-            thing = describe(name, names[(3 * row + offset) % len(names)])
+            thing = describe(Thing(name, COLORS[(5 * row + offset) % len(COLORS)]))
             prompts += [f"{thing}, {view}" for view in VIEWS]
         prompts.append(f"{prompts[0]}, {PROMPTING.depth}")
         pictures = pipeline(

@@ -1,7 +1,7 @@
-"""Training of the embedded model on a GPU: first the VAE, then the UNet together with the text encoder.
+"""Training of the embedded model on a GPU: the VAE, then the UNet together with the text encoder, and, apart, the judge.
 
 On a GPU every step is one captured CUDA graph that draws its own batch, so that the CPU only replays it. The schedule counts
-steps; a time limit, where one is given, shortens it without leaving the learning rate high. Both stages start from an
+steps; a time limit, where one is given, shortens it without leaving the learning rate high. Every stage starts from an
 earlier folder when one is given, which is how a long training is chained from short ones.
 """
 
@@ -9,20 +9,26 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.nn import Parameter
 
+from dreamerxl.guidance.prompts import view_weights
 from dreamerxl.miniature.architecture import Networks, load_networks, make_networks, make_scheduler, save_networks
-from dreamerxl.miniature.data import Renders, draw
-from dreamerxl.miniature.language import COLORS, MAX_TOKENS, NOUNS, PHRASES, PROMPTING, VIEWS, describe
+from dreamerxl.miniature.data import CAPTIONS, Renders, draw, reserved_combinations, sketchers
+from dreamerxl.miniature.judge import Judge, load_judge, save_judge
+from dreamerxl.miniature.language import MAX_TOKENS, PLAIN_VIEWS, PROMPTING, VIEWS, Prompting
 
-ROWS_PER_KIND = 1 + len(VIEWS)  # prompts of one object and colour: without a view, and for each view
+STAGES = ("judge", "vae", "unet")  # and, by name only, "decoder": the VAE's decoder alone, which leaves every latent as it is
+SUFFIXES = ("", *VIEWS, *PLAIN_VIEWS)  # what is said of the view
+NEVER_ASKED = -30.0  # logit of an answer that is left out of a question
+NAMED = 3  # directions that a camera can lie between: two sides and overhead
 
 
 @dataclass(frozen=True)
@@ -30,28 +36,35 @@ class Recipe:
     """Everything that a training depends on besides the code."""
 
     seed: int = 0
-    renders: int = 8000  # of each object
-    held_out: int = 64  # of each object, from another seed
-    depth_share: float = 0.15  # of a batch: depth pictures in place of colour
-    vae_steps: int = 12_000
+    renders: int = 6000  # of each object
+    held_out: int = 32  # of each object, from another seed
+    depth_share: float = 0.08  # of a batch: depth pictures in place of colour
+    vae_steps: int = 30_000
     vae_batch: int = 64
     vae_lr: float = 1.5e-3
+    vae_squares: float = 20.0  # weight of the squared error beside that of the absolute error and of edges
     kl: float = 1e-6
-    unet_steps: int = 40_000
+    unet_steps: int = 80_000
     unet_batch: int = 256
     unet_lr: float = 8e-4
     ema: float = 0.9995
     drop_prompt: float = 0.1
     drop_view: float = 0.12
-    drop_color: float = 0.12
+    plain_view: float = 0.15
+    judge_renders: int = 2000  # of each object, from a seed of its own
+    judge_steps: int = 12_000
+    judge_batch: int = 512
+    judge_lr: float = 1.5e-3
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Longest time for each stage, in seconds; infinite by default."""
+    """Longest time for each stage and for the whole, in seconds; infinite by default. The UNet gets what is left of the whole."""
 
     vae: float = math.inf
     unet: float = math.inf
+    judge: float = math.inf
+    whole: float = math.inf
 
 
 UNLIMITED = Limits()
@@ -62,31 +75,53 @@ def train(
     out: Path,
     start: Path | None = None,
     limits: Limits = UNLIMITED,
-    train_vae_too: bool = True,
+    stages: Sequence[str] = STAGES,
     device: str = "cuda",
+    workers: int = 14,
 ) -> None:
-    """Draw the data, train both stages and write the folder. Prints what a log should hold."""
+    """Draw the data, train the stages and write the folder. Prints what a log should hold."""
     clock = time.time()
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-    renders = draw(recipe.renders, recipe.seed, device).to(device)
-    held_out = draw(recipe.held_out, recipe.seed + 1, device).to(device)
+    torch.backends.cudnn.benchmark = True
+    with sketchers(workers if device.startswith("cuda") else 0) as pool:
+        if "judge" in stages:
+            renders = draw(recipe.judge_renders, recipe.seed + 100, device, pool, "common", flawed=False)
+            print(f"judge data: {len(renders):,} pictures, {time.time() - clock:.0f} s", flush=True)
+            judge = load_judge(start / "judge") if start and (start / "judge").is_dir() else make_judge(recipe.seed)
+            train_judge(judge.to(device), renders, recipe, limits.judge)
+            save_judge(judge, out / "judge")
+            for name, kind in (("common", "common"), ("unseen", "reserved")):
+                asked = draw(recipe.held_out, recipe.seed + 101, device, pool, kind, flawed=False)  # pyright: ignore[reportArgumentType]
+                print(f"judge on held-out {name} combinations: {accuracy(judge, asked)}, {time.time() - clock:.0f} s", flush=True)
+            del renders
+        if not {"vae", "decoder", "unet"} & set(stages):
+            return
+        renders = draw(recipe.renders, recipe.seed, device, pool)
+        held_out = draw(recipe.held_out, recipe.seed + 1, device, pool, flawed=False)
     print(f"data: {len(renders):,} pictures and {len(held_out):,} held out, {time.time() - clock:.0f} s", flush=True)
     torch.manual_seed(recipe.seed)
     networks = load_networks(start) if start else make_networks(recipe.seed)
     for network in (networks.vae, networks.text_encoder, networks.unet):
         network.to(device)
-    if train_vae_too:
-        train_vae(networks, renders, recipe, limits.vae)
+    if "vae" in stages or "decoder" in stages:
+        train_vae(networks, renders, recipe, limits.vae, decoder_only="vae" not in stages)
         save_networks(networks, out)
     print(f"vae: held-out PSNR {psnr(networks, held_out):.2f} dB, {time.time() - clock:.0f} s", flush=True)
-    train_unet(networks, renders, recipe, limits.unet)
-    print(f"unet: held-out loss {held_out_loss(networks, held_out, recipe):.4f}, {time.time() - clock:.0f} s", flush=True)
-    save_networks(networks, out)
+    if "unet" in stages:
+        left = min(limits.unet, limits.whole - (time.time() - clock))
+        train_unet(networks, renders, recipe, left, lambda: save_networks(networks, out))
+        print(f"unet: held-out loss {held_out_loss(networks, held_out, recipe):.4f}, {time.time() - clock:.0f} s", flush=True)
 
 
-def train_vae(networks: Networks, renders: Renders, recipe: Recipe, limit: float) -> None:
-    """Reconstruction in L1, L2 and image gradients, with a light Kullback-Leibler term; sets the scaling factor."""
+def train_vae(networks: Networks, renders: Renders, recipe: Recipe, limit: float, decoder_only: bool = False) -> None:
+    """Reconstruction in L1, L2 and image gradients, with a light Kullback-Leibler term; sets the scaling factor.
+
+    The decoder alone can be trained further beside or after a UNet, whose latents stay as they are.
+    """
     vae = networks.vae.train().requires_grad_(True)
+    if decoder_only:
+        vae.encoder.requires_grad_(False)
+        vae.quant_conv.requires_grad_(False)
     depth_count, device = round(recipe.depth_share * recipe.vae_batch), renders.images.device
 
     def loss(x: Tensor) -> Tensor:
@@ -95,7 +130,7 @@ def train_vae(networks: Networks, renders: Renders, recipe: Recipe, limit: float
             y = vae.decode(posterior.mean + posterior.std * torch.randn_like(posterior.mean)).sample
         e = y.float() - x
         edges = (e[..., 1:] - e[..., :-1]).abs().mean() + (e[..., 1:, :] - e[..., :-1, :]).abs().mean()
-        return e.abs().mean() + 2 * (e**2).mean() + edges + recipe.kl * posterior.kl().float().mean()
+        return e.abs().mean() + recipe.vae_squares * (e**2).mean() + edges + recipe.kl * posterior.kl().float().mean()
 
     compiled = torch.compile(loss, disable=device.type == "cpu")
 
@@ -105,73 +140,204 @@ def train_vae(networks: Networks, renders: Renders, recipe: Recipe, limit: float
         depth = renders.depths[index[:depth_count]].expand(-1, 3, -1, -1)
         return compiled(torch.cat([depth, color]).float() / 127.5 - 1)
 
-    optimize("vae", batch_loss, vae.parameters(), recipe.vae_steps, recipe.vae_lr, 0.0, limit, ema=0.998)
+    parameters = [p for p in vae.parameters() if p.requires_grad]
+    optimize("vae", batch_loss, parameters, recipe.vae_steps, recipe.vae_lr, 0.0, limit, ema=0.998)
     vae.eval().requires_grad_(False)
+    if decoder_only:
+        return
     latents = encode(networks, renders.images[:: max(1, len(renders) // 4000)])
     vae.register_to_config(scaling_factor=1.0 / latents.std().item())
 
 
-def train_unet(networks: Networks, renders: Renders, recipe: Recipe, limit: float) -> None:
-    """Noise prediction of latents under prompts whose view embeddings are mixed by azimuth, as the guidance mixes them."""
-    unet, text_encoder = networks.unet.train().requires_grad_(True), networks.text_encoder.train().requires_grad_(True)
-    scale, batch, device = networks.vae.config["scaling_factor"], recipe.unet_batch, renders.images.device
-    latents = torch.stack([encode(networks, renders.images), encode(networks, renders.depths)]) * scale  # [2, N, C, h, w]
-    prompts = prompt_tables(networks, recipe.seed)
-    alphas = make_scheduler().alphas_cumprod.to(device)
-    colors = len(COLORS) + 1
+class Batches:
+    """Random batches for the UNet: scaled latents, timesteps, and prompts as the guidance will ask for them.
 
-    def loss(z: Tensor, t: Tensor, ids: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
+    A prompt comes as three rows of token ids, one for each direction that the camera lies between, and their weights.
+    """
+
+    def __init__(self, networks: Networks, renders: Renders, recipe: Recipe, batch: int) -> None:
+        self.renders, self.recipe, self.batch = renders, recipe, batch
+        self.device, tokenizer = renders.images.device, networks.tokenizer
+        scale = networks.vae.config["scaling_factor"]
+        self.latents = (
+            torch.stack([encode(networks, renders.images), encode(networks, renders.depths)]) * scale
+        )  # [2, N, C, h, w]
+        texts = [f"{view} {depth}" for depth in ("", PROMPTING.depth) for view in SUFFIXES]
+        rows = tokenizer(texts, add_special_tokens=False).input_ids
+        self.suffix_lengths = torch.tensor([len(row) for row in rows], device=self.device)
+        longest = int(self.suffix_lengths.max())
+        self.suffixes = torch.tensor([row + [0] * (longest - len(row)) for row in rows], device=self.device)
+        self.end, self.pad = int(tokenizer.eos_token_id), int(tokenizer.pad_token_id)
+        self.empty = torch.tensor([self.end] + [self.pad] * (MAX_TOKENS - 1), device=self.device)
+        self.timesteps = len(make_scheduler().alphas_cumprod)
+
+    def draw(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Latents [B, C, h, w], t [B], ids [B, 3, L], weights [B, 3]."""
+        renders, recipe = self.renders, self.recipe
+        index = torch.randint(len(renders), (self.batch,), device=self.device)
+        depth = (self._chance(recipe.depth_share) & ~renders.flawed[index]).long()
+        weights, view = self._view_rows(renders.azimuth_deg[index], renders.elevation_deg[index]).topk(NAMED, dim=1)
+        which = torch.randint(CAPTIONS, (self.batch,), device=self.device)
+        ids = self._compose(renders.captions[index, which].long(), renders.lengths[index, which].long(), view, depth)
+        dropped = self._chance(recipe.drop_prompt)
+        ids = torch.where(dropped[:, None, None], self.empty, ids)  # the weights sum to 1, whatever they are
+        t = torch.randint(self.timesteps, (self.batch,), device=self.device)
+        return self.latents[depth, index].float(), t, ids, weights
+
+    def _view_rows(self, azimuth_deg: Tensor, elevation_deg: Tensor) -> Tensor:
+        """Weights [B, 10] over SUFFIXES: no view, or the five directions, or the paper's plain words."""
+        fine, plain = (view_weights(p, azimuth_deg, elevation_deg) for p in (PROMPTING, Prompting()))
+        style = torch.rand(self.batch, 1, device=self.device)
+        none = style < self.recipe.drop_view
+        is_plain = (style >= self.recipe.drop_view) & (style < self.recipe.drop_view + self.recipe.plain_view)
+        is_fine = ~none & ~is_plain
+        return torch.cat([none.float(), fine * is_fine, plain[:, : len(PLAIN_VIEWS)] * is_plain], 1)
+
+    def _compose(self, base: Tensor, length: Tensor, view: Tensor, depth: Tensor) -> Tensor:
+        """Token ids [B, 3, L]: the caption, what is said of the view and of depth, an end token, padding."""
+        suffix = view + len(SUFFIXES) * depth[:, None]  # [B, 3]
+        place = torch.arange(MAX_TOKENS, device=self.device)
+        offset = place - length[:, None, None]  # [B, 1, L]
+        count = self.suffix_lengths[suffix][..., None]
+        longest = self.suffixes.shape[1]
+        tail = self.suffixes[suffix].gather(2, offset.clamp(0, longest - 1).expand(-1, NAMED, -1))
+        tail = torch.where(offset < count, tail, torch.where(offset == count, self.end, self.pad))
+        return torch.where(offset < 0, base[:, None], tail)
+
+    def _chance(self, probability: float) -> Tensor:
+        return torch.rand(self.batch, device=self.device) < probability
+
+
+def make_unet_loss(networks: Networks, device: torch.device) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
+    """Squared error of the noise prediction under embeddings mixed by the camera's place, as the guidance mixes them."""
+    alphas = make_scheduler().alphas_cumprod.to(device)
+
+    def loss(z: Tensor, t: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
         with torch.autocast(device.type, torch.bfloat16):
-            hidden = text_encoder(ids).last_hidden_state[rows]  # [B, 6, L, D]
+            hidden = networks.text_encoder(ids.flatten(0, 1)).last_hidden_state.unflatten(0, (-1, NAMED))  # [B, 3, L, D]
             hidden = (hidden * weights[..., None, None]).sum(1)
             noise = torch.randn_like(z)
             a = alphas[t].view(-1, 1, 1, 1)
-            predicted = unet(a.sqrt() * z + (1 - a).sqrt() * noise, t, encoder_hidden_states=hidden, return_dict=False)[0]
+            noisy = a.sqrt() * z + (1 - a).sqrt() * noise
+            predicted = networks.unet(noisy, t, encoder_hidden_states=hidden, return_dict=False)[0]
         return (predicted.float() - noise).pow(2).mean()
 
-    compiled = torch.compile(loss, disable=device.type == "cpu")
+    return loss
 
-    def chance(probability: float) -> Tensor:
-        return torch.rand(batch, device=device) < probability
 
-    def batch_loss() -> Tensor:
-        index = torch.randint(len(renders), (batch,), device=device)
-        depth = chance(recipe.depth_share).long()
-        color = torch.where(chance(recipe.drop_color), colors - 1, renders.colors[index])
-        kind = (renders.objects[index] * colors + color) * 2 + depth
-        no_view = torch.zeros(batch, ROWS_PER_KIND, device=device)
-        no_view[:, 0] = 1
-        view = torch.cat([torch.zeros(batch, 1, device=device), renders.views[index]], 1)
-        weights = torch.where(chance(recipe.drop_view)[:, None], no_view, view)
-        rows = 1 + kind[:, None] * ROWS_PER_KIND + torch.arange(ROWS_PER_KIND, device=device)
-        rows = torch.where(chance(recipe.drop_prompt)[:, None], 0, rows)  # row 0 is the empty prompt, whatever the weights
-        ids = prompts[torch.randint(len(prompts), (1,), device=device)][0]
-        t = torch.randint(len(alphas), (batch,), device=device)
-        return compiled(latents[depth, index].float(), t, ids, rows, weights)
-
+def train_unet(networks: Networks, renders: Renders, recipe: Recipe, limit: float, save: Callable[[], None]) -> None:
+    """Noise prediction of latents, colour and depth pictures alike; saved every quarter of the way."""
+    unet, text_encoder = networks.unet.train().requires_grad_(True), networks.text_encoder.train().requires_grad_(True)
+    batches = Batches(networks, renders, recipe, recipe.unet_batch)
+    compiled = torch.compile(make_unet_loss(networks, batches.device), disable=batches.device.type == "cpu")
     parameters = [*unet.parameters(), *text_encoder.parameters()]
-    optimize("unet", batch_loss, parameters, recipe.unet_steps, recipe.unet_lr, 0.01, limit, ema=recipe.ema)
+    draw_loss = lambda: compiled(*batches.draw())  # noqa: E731
+    optimize("unet", draw_loss, parameters, recipe.unet_steps, recipe.unet_lr, 0.01, limit, recipe.ema, save)
     unet.eval().requires_grad_(False)
     text_encoder.eval().requires_grad_(False)
 
 
-def prompt_tables(networks: Networks, seed: int, tables: int = 24) -> Tensor:
-    """Token ids [tables, rows, L]: row 0 is empty; then object, colour (last: unnamed), colour or depth, view (first: none)."""
-    generator = np.random.default_rng(seed)
-    texts = []
-    for table in range(tables):
-        texts.append("")
-        for name, nouns in NOUNS.items():
-            for color in [*COLORS, None]:
-                prompt = describe(
-                    name, color, PHRASES[generator.integers(len(PHRASES))], int(generator.integers(2 * len(nouns))) // 2
-                )
-                for depth in ("", PROMPTING.depth):
-                    for view in ("", *VIEWS):
-                        tail = [depth, view] if table % 2 else [view, depth]
-                        texts.append(", ".join(part for part in (prompt, *tail) if part))
-    ids = networks.tokenizer(texts, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt").input_ids
-    return ids.view(tables, -1, MAX_TOKENS).to(networks.text_encoder.device)
+@torch.no_grad()
+def held_out_loss(networks: Networks, renders: Renders, recipe: Recipe, rounds: int = 20) -> float:
+    """Noise prediction error on pictures that were not trained on."""
+    batches = Batches(networks, renders, recipe, min(recipe.unet_batch, len(renders)))
+    loss = make_unet_loss(networks, batches.device)
+    with torch.random.fork_rng(devices=[batches.device] if batches.device.type == "cuda" else []):
+        torch.manual_seed(recipe.seed)
+        return sum(loss(*batches.draw()).item() for _ in range(rounds)) / rounds
+
+
+def make_judge(seed: int) -> Judge:
+    """A fresh judge with random weights from a seed of its own."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed + 100)
+        return Judge()
+
+
+def train_judge(judge: Judge, renders: Renders, recipe: Recipe, limit: float) -> None:
+    """Names and matching: cross-entropy of each head, and CLIP's symmetric loss between pictures and captions."""
+    judge.train().requires_grad_(True)
+    device, batch, tokenizer = renders.images.device, recipe.judge_batch, judge.tokenizer
+    views = tokenizer(list(VIEWS), add_special_tokens=False, return_tensors="pt", padding=True)
+    view_ids, view_lengths = views.input_ids.to(device), views.attention_mask.sum(1).to(device)
+    end, pad = int(tokenizer.eos_token_id), int(tokenizer.pad_token_id)
+    place = torch.arange(MAX_TOKENS, device=device)
+    reserved = reserved_combinations().to(device)
+
+    def ids_of(index: Tensor, sides: Tensor) -> Tensor:
+        which = torch.randint(CAPTIONS, (batch,), device=device)
+        base, length = renders.captions[index, which].long(), renders.lengths[index, which].long()
+        view = sides.argmax(1)
+        said = torch.where(torch.rand(batch, device=device) < 0.4, view_lengths[view], 0)[:, None]
+        offset = place - length[:, None]
+        tail = view_ids[view].gather(1, offset.clamp(0, view_ids.shape[1] - 1))
+        tail = torch.where(offset < said, tail, torch.where(offset == said, end, pad))
+        return torch.where(offset < 0, base, tail)
+
+    def loss(x: Tensor, ids: Tensor, labels: dict[str, Tensor]) -> Tensor:
+        with torch.autocast(device.type, torch.bfloat16):
+            features = judge.features(x)
+            answers = {name: head(features).float() for name, head in judge.heads.items()}
+            images, texts = judge.embed_images(features).float(), judge.embed_ids(ids).float()
+        # a combination that is kept away must not be learnt as one that cannot be
+        answers["object"] = answers["object"].masked_fill(reserved.T[labels["coat"]], NEVER_ASKED)
+        answers["coat"] = answers["coat"].masked_fill(reserved[labels["object"]], NEVER_ASKED)
+        weights = {"object": 1.0, "coat": 1.0, "pattern": 0.5, "worn": 0.5, "side": 0.5}
+        named = sum(weights[name] * F.cross_entropy(answers[name], labels[name]) for name in weights)
+        logits, own = judge.log_temperature.exp().clamp_max(50) * images @ texts.T, torch.arange(batch, device=device)
+        return named + 0.5 * (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own))
+
+    compiled = torch.compile(loss, disable=device.type == "cpu")
+
+    def batch_loss() -> Tensor:
+        index = torch.randint(len(renders), (batch,), device=device)
+        sides = view_weights(PROMPTING, renders.azimuth_deg[index], renders.elevation_deg[index])
+        x = augment(renders.images[index].float() / 255, (renders.depths[index] > 0).float())
+        chosen = {"object": renders.objects, "coat": renders.coats, "pattern": renders.patterns, "worn": renders.worn}
+        labels = {name: values[index] for name, values in chosen.items()} | {"side": sides}
+        return compiled(x, ids_of(index, sides), labels)
+
+    optimize("judge", batch_loss, judge.parameters(), recipe.judge_steps, recipe.judge_lr, 0.05, limit, ema=0.998)
+    judge.eval().requires_grad_(False)
+
+
+def augment(images: Tensor, mask: Tensor) -> Tensor:
+    """Pictures [B, 3, H, W] as a distillation might show them: on another background, moved, soft, blotched, noisy, faded."""
+    batch, device = len(images), images.device
+
+    def uniform(low: float, high: float, *shape: int) -> Tensor:
+        return low + (high - low) * torch.rand(batch, *shape, device=device)
+
+    def maybe(probability: float) -> Tensor:
+        return torch.rand(batch, 1, 1, 1, device=device) < probability
+
+    plain = torch.where(maybe(0.4), 1.0, torch.rand(batch, 3, 1, 1, device=device))
+    soft = F.avg_pool2d(mask, 3, 1, 1)
+    images = torch.where(maybe(0.5), images * soft + plain * (1 - soft), images)
+    size, zero = uniform(0.8, 1.2), torch.zeros(batch, device=device)
+    move = torch.stack([torch.stack([size, zero, uniform(-0.1, 0.1)], 1), torch.stack([zero, size, uniform(-0.1, 0.1)], 1)], 1)
+    grid = F.affine_grid(move, list(images.shape), align_corners=False)
+    images = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+    for kernel, probability in ((3, 0.5), (5, 0.35), (7, 0.2)):
+        blurred = F.avg_pool2d(F.pad(images, (kernel // 2,) * 4, mode="replicate"), kernel, 1)
+        images = torch.where(maybe(probability), blurred, images)
+    for cells in (8, 24):
+        blotches = F.interpolate(torch.randn(batch, 3, cells, cells, device=device), images.shape[-2:], mode="bilinear")
+        images = images + uniform(0, 0.06, 1, 1, 1) * blotches
+    images = images + uniform(0, 0.06, 1, 1, 1) * torch.randn_like(images)
+    grey = images.mean(1, keepdim=True)
+    images = grey + uniform(0.8, 1.35, 1, 1, 1) * (images - grey)
+    return ((images - 0.5) * uniform(0.8, 1.15, 1, 1, 1) + 0.5 + uniform(-0.06, 0.06, 1, 1, 1)).clamp(0, 1)
+
+
+@torch.no_grad()
+def accuracy(judge: Judge, renders: Renders) -> str:
+    """Share of pictures whose object, coat, and both are named right."""
+    seen = [judge.heads[name](judge.features(x.float() / 255)) for x in renders.images.split(256) for name in ("object", "coat")]
+    objects, coats = (torch.cat(seen[i::2]).argmax(1) for i in range(2))
+    object_right, coat_right = objects == renders.objects, coats == renders.coats
+    shares: dict[str, Any] = {"object": object_right, "coat": coat_right, "both": object_right & coat_right}
+    return ", ".join(f"{name} {value.float().mean().item():.2%}" for name, value in shares.items())
 
 
 def optimize(
@@ -183,8 +349,12 @@ def optimize(
     weight_decay: float,
     limit: float,
     ema: float,
+    save: Callable[[], None] = lambda: None,
 ) -> None:
-    """AdamW under warm-up and cosine decay in one captured graph a step; leaves the exponential average in the parameters."""
+    """AdamW under warm-up and cosine decay in one captured graph a step; leaves the exponential average in the parameters.
+
+    ``save`` is called with the average in place, at every quarter of the way and at the end.
+    """
     parameters = list(parameters)
     device = parameters[0].device
     on_gpu = device.type == "cuda"
@@ -199,9 +369,10 @@ def optimize(
         optimizer.step()
         total.add_(loss.detach())
 
+    begin = time.time()
     advance = capture(step) if on_gpu else step
     average = [p.detach().clone() for p in parameters]
-    begin, every = time.time(), max(1, steps // 20)
+    every, quarters = max(1, steps // 20), 1
     total.zero_()
     for i in range(1, steps + 1):
         if on_gpu and i % 50 == 0:  # keep the clock honest: replays only queue work
@@ -218,9 +389,22 @@ def optimize(
             total.zero_()
         if progress >= 1:
             break
-    with torch.no_grad():
-        for parameter, value in zip(parameters, average, strict=True):
-            parameter.copy_(value)
+        if progress * 4 > quarters:
+            quarters += 1
+            swap(parameters, average)
+            save()
+            swap(parameters, average)
+    swap(parameters, average)
+    save()
+
+
+@torch.no_grad()
+def swap(parameters: Sequence[Parameter], values: Sequence[Tensor]) -> None:
+    """Exchange contents in place, for a captured graph holds on to the memory."""
+    for parameter, value in zip(parameters, values, strict=True):
+        kept = parameter.clone()
+        parameter.copy_(value)
+        value.copy_(kept)
 
 
 def capture(step: Callable[[], None]) -> Callable[[], None]:
@@ -255,24 +439,3 @@ def psnr(networks: Networks, renders: Renders) -> float:
         y = networks.vae.decode(networks.vae.encode(x * 2 - 1).latent_dist.mean).sample * 0.5 + 0.5
         error += (y.clamp(0, 1) - x).pow(2).mean().item() * len(chunk) / len(renders)
     return -10 * math.log10(error)
-
-
-@torch.no_grad()
-def held_out_loss(networks: Networks, renders: Renders, recipe: Recipe) -> float:
-    """Noise prediction error on pictures that were not trained on, with full prompts."""
-    device = renders.images.device
-    generator = torch.Generator(device).manual_seed(recipe.seed)
-    alphas = make_scheduler().alphas_cumprod.to(device)
-    ids, total = prompt_tables(networks, recipe.seed, tables=1)[0], 0.0
-    hidden = networks.text_encoder(ids).last_hidden_state
-    latents = encode(networks, renders.images).float() * networks.vae.config["scaling_factor"]
-    for index in torch.arange(len(renders), device=device).split(64):
-        kind = (renders.objects[index] * (len(COLORS) + 1) + renders.colors[index]) * 2
-        rows = 1 + kind[:, None] * ROWS_PER_KIND + torch.arange(1, ROWS_PER_KIND, device=device)
-        context = (hidden[rows] * renders.views[index][..., None, None]).sum(1)
-        t = torch.randint(len(alphas), (len(index),), device=device, generator=generator)
-        a = alphas[t].view(-1, 1, 1, 1)
-        noise = torch.randn(latents[index].shape, device=device, generator=generator)
-        predicted = networks.unet(a.sqrt() * latents[index] + (1 - a).sqrt() * noise, t, encoder_hidden_states=context).sample
-        total += (predicted - noise).pow(2).mean().item() * len(index) / len(renders)
-    return total

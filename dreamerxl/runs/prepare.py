@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import gc
 
+import numpy as np
 import torch
 
 from dreamerxl.config import Settings, Weights
 from dreamerxl.errors import WeightsError
 from dreamerxl.gaussians.ply import Points
 from dreamerxl.guidance.hub import Say, silent
-from dreamerxl.guidance.models import Guidance, ModelChoice, load_guidance, pick_device, resolve
+from dreamerxl.guidance.models import EMBEDDED, Guidance, ModelChoice, load_guidance, pick_device, resolve
 from dreamerxl.guidance.shap_e import points_from_text
+from dreamerxl.runs.marks import Judge
 from dreamerxl.runs.worker import Prepared
 from dreamerxl.training.draw import generator_for
 from dreamerxl.training.memory import fit
@@ -40,8 +42,14 @@ class Preparation:
         for sentence in memory:
             say(sentence)
         notices = [*notices, *guidance.notes, *told, *memory]
-        trainer = Trainer(settings, guidance, profile.max_rows, cloud=cloud)
-        return Prepared(trainer, guidance.decode, guidance.label, str(guidance.device), tuple(notices))
+        return Prepared(
+            Trainer(settings, guidance, profile.max_rows, cloud=cloud),
+            guidance.decode,
+            guidance.label,
+            str(guidance.device),
+            tuple(notices),
+            judge_of(choice, settings.prompt),
+        )
 
     def _guidance_for(self, choice: ModelChoice, settings: Settings, device: str, say: Say) -> Guidance:
         key = (choice.kind, choice.source, device, settings.weights)
@@ -63,3 +71,17 @@ def first_points(settings: Settings, device: torch.device, say: Say) -> tuple[Po
         return points_from_text(text, start.count, generator, device, say, source=start.shap_e), ()
     except WeightsError as error:
         return None, (f"The run starts from a ball in place of what Shap-E makes of {text[:80]!r}. {error}",)
+
+
+def judge_of(choice: ModelChoice, prompt: str) -> Judge | None:
+    """What scores renders against the prompt: the embedded model's own judge, on the CPU; None for other models."""
+    if choice.source != str(EMBEDDED):
+        return None
+    from dreamerxl.miniature.judge import load_judge
+
+    judge = load_judge()
+
+    def score(views: np.ndarray) -> float:
+        return judge.score(torch.from_numpy(views).movedim(-1, 1).float() / 255, prompt).mean().item()
+
+    return score

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from dreamerxl.guidance.words import Repertoire
 from dreamerxl.runs.run import RunView
 from dreamerxl.runs.snapshot import SideSnapshot
 from dreamerxl.web.curves import chart, short
@@ -89,6 +90,15 @@ def header() -> str:
         f'<dialog id="guide" aria-label="What am I looking at?"><h2>What am I looking at?</h2><ol class="steps">{steps}</ol>'
         '<form method="dialog"><button>Let me see</button></form></dialog>'
     )
+
+
+def vocabulary(repertoire: Repertoire) -> str:
+    """What the embedded model can be asked for, folded up under the prompt."""
+    things = sum(len(names) for names in repertoire.things.values())
+    groups = {**repertoire.things, **repertoire.qualities}
+    rows = "".join(f"<dt>{escape(group)}</dt><dd>{escape(', '.join(names))}</dd>" for group, names in groups.items())
+    summary = f"The {things} things that the embedded model knows"
+    return f"<details><summary>{summary}</summary><dl>{rows}</dl></details>"
 
 
 def stage_frame(past: str = "") -> str:

@@ -22,6 +22,7 @@ from PIL import Image
 from dreamerxl.config import BASES, PRESETS, Settings, load_preset, preset_names
 from dreamerxl.errors import DreamerError
 from dreamerxl.guidance.models import EMBEDDED
+from dreamerxl.miniature.repertoire import repertoire
 from dreamerxl.runs.growth import moments
 from dreamerxl.runs.metadata import read_about, settings_of
 from dreamerxl.runs.run import VIEW_SHARE, RunView
@@ -118,6 +119,7 @@ def make_panel(desk: Desk, offer: Offer) -> gr.Blocks:
                     autofocus=False,
                 )
                 columns.append(Column("prompt", prompt))
+                gr.HTML(cards.vocabulary(repertoire()), elem_id="vocabulary")
                 gallery = gr.HTML(
                     cards.presets([(name, load_preset(name).description, thumbnail(name)) for name in names]),
                     elem_id="gallery",
