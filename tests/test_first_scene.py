@@ -226,7 +226,7 @@ BAD_GLB = {
     ),
     "nan": (header(triangle(), struct.pack("<9f", *[np.nan] * 9)), "not finite"),
     "flat": (header(triangle(), bytes(36)), "without area"),
-    "texture": (header(triangle(**TEXTURED, images=[{"uri": "data:image/png;base64,AAAA"}]), BODY), "texture that cannot be read"),
+    "texture": (header(triangle(**TEXTURED, images=[{"uri": "data:image/png;base64,AAAA"}]), BODY), "texture that cannot be"),
     "texture path": (header(triangle(**TEXTURED, images=[{"uri": "C:\\secret.png"}]), BODY), "refers to other files"),
     "colours": (header(triangle(meshes=[{"primitives": [{"attributes": {"POSITION": 0, "COLOR_0": 1}}]}],
                                 accessors=[ACCESSOR, {**ACCESSOR, "count": 2}]), BODY), "3 positions and 2 of COLOR_0"),

@@ -177,6 +177,17 @@ def test_a_folder_that_lacks_a_part_says_which(part: str, model_folders: dict[st
         load_guidance(str(half), "cpu")
 
 
+def test_a_half_downloaded_hub_model_says_how_to_complete_it(
+    model_folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    half = copy(model_folders["sd"], tmp_path / "half")
+    (half / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    monkeypatch.setattr(models, "fetch", lambda *arguments, **options: half)
+    wanted = r"The model owner/model is incomplete: unet has no \.safetensors weights\. 'hf download owner/model' completes it"
+    with pytest.raises(WeightsError, match=wanted):
+        load_guidance("owner/model", "cpu", download=False)
+
+
 def test_a_missing_shard_is_named(model_folders: dict[str, Path], tmp_path: Path) -> None:
     half = copy(model_folders["sd"], tmp_path / "half")
     whole = half / "unet" / "diffusion_pytorch_model.safetensors"

@@ -161,7 +161,6 @@ def test_every_side_starts_from_the_same_points(folder: Path, model_folders: dic
 
 
 def test_without_its_weights_a_run_starts_from_a_ball_and_says_so(model_folders: dict[str, Path], monkeypatch: Any) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     wanted = asked(model_folders["sd"], "owner/not-there")
     prepared = Preparation()(wanted)
     (notice,) = [notice for notice in prepared.notices if "Shap-E" in notice]

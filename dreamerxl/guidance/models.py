@@ -154,7 +154,8 @@ def _load_parts(choice: ModelChoice, weights: Weights, dtype: torch.dtype, say: 
     if choice.kind == "hub":
         folder = fetch(choice.source, wanted_files, say, download=download)
         say(f"Reading {choice.label}.")
-        return load_folder(folder, choice.label, dtype)
+        advice = f"'hf download {choice.source}' completes it, where there is a connection."
+        return load_folder(folder, choice.label, dtype, advice)
     say(f"Reading {choice.label}.")
     if choice.kind == "file":
         return load_file(Path(choice.source), choice.label, dtype, weights.prediction)

@@ -23,6 +23,7 @@ from dreamerxl.guidance.hub import amount
 
 WEIGHTS = "*.safetensors"
 NAMED_WEIGHTS = re.compile(r"(diffusion_pytorch_)?model[^/]*\.safetensors(\.index(\.\w+)?\.json)?")
+AGAIN = "Download it again."
 SUPPORTED = "Stable Diffusion 1.x, 2.x and SDXL base models are supported."
 CLASSES = {
     "unet": "UNet2DConditionModel",
@@ -48,15 +49,18 @@ class Parts:
         return len(self.text_encoders) == 2
 
 
-def load_folder(folder: Path, label: str, dtype: torch.dtype) -> Parts:
-    """The parts in a diffusers folder. Raises WeightsError naming what is missing, cut short or of another kind."""
+def load_folder(folder: Path, label: str, dtype: torch.dtype, advice: str = AGAIN) -> Parts:
+    """The parts in a diffusers folder. Raises WeightsError naming what is missing, cut short or of another kind.
+
+    advice: what to do about a part that is missing, a sentence.
+    """
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
     index = read_index(folder, label)
     encoders = ["text_encoder", "text_encoder_2"] if index.get("text_encoder_2") else ["text_encoder"]
-    _check_parts(folder, index, label, encoders)
+    _check_parts(folder, index, label, encoders, advice)
 
     def load(kind: Any, part: str, **more: Any) -> Any:
         return kind.from_pretrained(folder, subfolder=part, variant=variant(folder / part, dtype), use_safetensors=True, **more)
@@ -124,19 +128,19 @@ def read_index(folder: Path, label: str) -> dict[str, Any]:
     return index
 
 
-def check_weights(part: Path, label: str) -> None:
+def check_weights(part: Path, label: str, advice: str = AGAIN) -> None:
     """Refuse a part without .safetensors weights, with shards missing, or with a file that is cut short."""
     name = part.name
     files = sorted(part.glob(WEIGHTS))
     if not files:
         pickled = any(part.glob("*.bin")) or any(part.glob("*.ckpt"))
-        why = "its weights are pickled, which is not read; convert them to .safetensors" if pickled else "Download it again"
-        raise WeightsError(f"The model {label} is incomplete: {name} has no .safetensors weights. {why}.")
+        why = "Its weights are pickled, which is not read; convert them to .safetensors." if pickled else advice
+        raise WeightsError(f"The model {label} is incomplete: {name} has no .safetensors weights. {why}")
     for listing in part.glob("*.safetensors.index*.json"):
         shards = set(read_json(listing).get("weight_map", {}).values())
         lost = sorted(str(shard) for shard in shards if not (part / str(shard)).is_file())
         if lost:
-            raise WeightsError(f"The model {label} is incomplete: {name}/{lost[0]} is missing. Download it again.")
+            raise WeightsError(f"The model {label} is incomplete: {name}/{lost[0]} is missing. {advice}")
     for file in files:
         check_safetensors(file, f"{name}/{file.name} of the model {label}")
 
@@ -186,7 +190,7 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _check_parts(folder: Path, index: dict[str, Any], label: str, encoders: list[str]) -> None:
+def _check_parts(folder: Path, index: dict[str, Any], label: str, encoders: list[str], advice: str) -> None:
     """Refuse other kinds of model and half-copied folders before anything is read."""
     for part in ("unet", "vae", *encoders):
         given = index.get(part)
@@ -196,11 +200,11 @@ def _check_parts(folder: Path, index: dict[str, Any], label: str, encoders: list
                 f"The model {label} has {kind or 'nothing'} as its {part}, where {CLASSES[part]} is needed; {SUPPORTED}"
             )
         if not (folder / part / "config.json").is_file():
-            raise WeightsError(f"The model {label} is incomplete: {part}/config.json is missing. Download it again.")
-        check_weights(folder / part, label)
+            raise WeightsError(f"The model {label} is incomplete: {part}/config.json is missing. {advice}")
+        check_weights(folder / part, label, advice)
     for part in ("scheduler/scheduler_config.json", *(f"{p.replace('text_encoder', 'tokenizer')}" for p in encoders)):
         if not (folder / part).exists():
-            raise WeightsError(f"The model {label} is incomplete: {part} is missing. Download it again.")
+            raise WeightsError(f"The model {label} is incomplete: {part} is missing. {advice}")
     unet, vae = (read_json(folder / part / "config.json") for part in ("unet", "vae"))
     channels = unet.get("in_channels"), unet.get("out_channels"), vae.get("latent_channels")
     if len(set(channels)) != 1:

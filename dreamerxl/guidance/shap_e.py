@@ -20,7 +20,7 @@ from dreamerxl.gaussians.ply import Points
 from dreamerxl.gaussians.surface import Refused, Surface, sample
 from dreamerxl.guidance.hub import Say, fetch, silent
 from dreamerxl.guidance.models import resolve
-from dreamerxl.guidance.parts import check_weights, quietly, read_index, variant, wanted_files
+from dreamerxl.guidance.parts import AGAIN, check_weights, quietly, read_index, variant, wanted_files
 
 SHAP_E = "openai/shap-e"
 WEIGHTY = ("prior", "text_encoder", "shap_e_renderer")
@@ -100,7 +100,7 @@ def _pipeline(folder: Path, device: torch.device, say: Say) -> Any:
     read_index(folder, "Shap-E")
     for part in WEIGHTY:
         if not (folder / part / "config.json").is_file():
-            raise WeightsError(f"The model Shap-E is incomplete: {part}/config.json is missing. Download it again.")
+            raise WeightsError(f"The model Shap-E is incomplete: {part}/config.json is missing. {AGAIN}")
         check_weights(folder / part, "Shap-E")
     dtype = torch.float32  # it is small, and its renderer's hash of parameters loses detail in half precision
 

@@ -62,13 +62,17 @@ class Preparation:
 
 
 def first_points(settings: Settings, device: torch.device, say: Say) -> tuple[Points | None, tuple[str, ...]]:
-    """The points that a run starts from where they are made from a text, and what to tell if that cannot be done."""
+    """The points that a run starts from where they are made from a text, and what to tell if that cannot be done.
+
+    On a CPU, where Shap-E takes minutes, it is used if it is there and not downloaded: a visitor may ask for it.
+    """
     start = settings.initialization
     if start.shape != "text":
         return None, ()
     text, generator = start.prompt.strip() or settings.prompt, generator_for(settings.seed, INITIAL + 1)
     try:
-        return points_from_text(text, start.count, generator, device, say, source=start.shap_e), ()
+        download = device.type == "cuda"
+        return points_from_text(text, start.count, generator, device, say, source=start.shap_e, download=download), ()
     except WeightsError as error:
         return None, (f"The run starts from a ball in place of what Shap-E makes of {text[:80]!r}. {error}",)
 
