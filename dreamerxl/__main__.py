@@ -1,4 +1,4 @@
-"""Command line without a browser: ``python -m dreamerxl run --preset NAME --out DIR``, ``presets``, ``settings``.
+"""Command line without a browser: ``python -m dreamerxl run --preset NAME --out DIR``, ``take``, ``presets``, ``settings``.
 
 Exit codes: 0 done, 1 the run failed, 2 something that was asked cannot be used, 130 interrupted (scenes are kept).
 """
@@ -166,6 +166,25 @@ def follow(manager: Any, job: Any) -> bool:
                 manager.stop(job.id, "Stopped from the keyboard.")
 
 
+def add_take_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, metavar="DIR", help="the folder of a run that has ended")
+    parser.add_argument(
+        "names", nargs="+", metavar="FILE", help="growth.mp4, side-by-side.mp4, screenshot.png, scene.html, growth.viser, "
+        "0-ism.spz, 1-tsm.glb, sides.splat.zip, ...",
+    )  # fmt: skip
+
+
+def take(options: argparse.Namespace, make_trainer: Any) -> int:
+    """Make files of a run: captures and exports, by the names that they will have. Prints their paths."""
+    from dreamerxl.runs.run import read_run
+    from dreamerxl.web.takeaway import make
+
+    view = read_run(options.folder).view
+    for name in options.names:
+        print(make(view, name))
+    return 0
+
+
 def presets(options: argparse.Namespace, make_trainer: Any) -> int:
     """List the presets."""
     names = preset_names()
@@ -189,6 +208,7 @@ def list_settings(options: argparse.Namespace, make_trainer: Any) -> int:
 
 COMMANDS = {
     "run": Command("make a run without a browser", add_run_arguments, run),
+    "take": Command("make captures and exports of a run", add_take_arguments, take),
     "presets": Command("list the presets", lambda parser: None, presets),
     "settings": Command("list every setting with its default and range", lambda parser: None, list_settings),
 }

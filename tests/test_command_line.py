@@ -195,3 +195,19 @@ def test_an_interrupt_stops_cleanly_and_keeps_the_scenes(tmp_path, kind):
     assert [Path(line).name for line in printed.splitlines()] == ["0-ism.ply", "1-tsm.ply"]
     record = json.loads((out / "run.json").read_text())
     assert (record["status"], record["reason"]) == ("stopped", "Stopped from the keyboard.")
+
+
+def test_files_are_made_of_a_run_without_a_browser(tmp_path, capsys):
+    assert run("--preset", "bagel", "--no-video", "--out", tmp_path / "out") == 0
+    capsys.readouterr()
+    assert main(["take", str(tmp_path / "out"), "0-ism.spz", "sides.splat.zip", "growth.viser"]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed == [
+        str(tmp_path / "out" / name) for name in ("exports/0-ism.spz", "exports/sides.splat.zip", "captures/growth.viser")
+    ]
+    assert all(Path(name).stat().st_size > 0 for name in printed)
+    for arguments, words in ((["growth.avi"], "nothing that is made"), (["9-ism.spz"], "no side 9-ism")):
+        assert main(["take", str(tmp_path / "out"), *arguments]) == 2
+        assert words in capsys.readouterr().err
+    assert main(["take", str(tmp_path / "nothing"), "growth.mp4"]) == 2
+    assert "no readable run.json" in capsys.readouterr().err

@@ -8,7 +8,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import viser
 from fastapi.testclient import TestClient
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.datastructures import Headers
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.http11 import Response
 from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Subprotocol
@@ -83,9 +83,9 @@ class Upstream:
 
 
 @contextlib.contextmanager
-def gateway_to(viewer_address: str) -> Iterator[str]:
+def gateway_to(viewer_address: str, past_address: Callable[[str], str | None] = lambda key: None) -> Iterator[str]:
     """host:port of a served gateway."""
-    app = make_gateway(viewer_address, lambda run_id: None, dict)
+    app = make_gateway(viewer_address, lambda run_id: None, dict, past_address)
     listener = socket.create_server(("127.0.0.1", 0))
     server = make_server(app)
     thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
@@ -165,6 +165,24 @@ def test_messages_go_both_ways_with_the_subprotocol(gateway: str, upstream: Upst
         for message in ("text", b"bytes", b"", "", MEGABYTE * 3):
             browser.send(message)
             assert browser.recv(10) == message
+
+
+def test_each_view_of_the_past_has_its_own_socket_and_shares_the_page(upstream: Upstream):
+    other = Upstream()
+    try:
+        with gateway_to(upstream.address, {"a1": other.address}.get) as gateway:
+            before = len(upstream.protocols)
+            for path in ("/past/a1", "/past/a1/"):
+                with knock(gateway, path) as browser:
+                    browser.send("to the past")
+                    assert browser.recv(10) == "to the past"
+            assert len(other.protocols) == 2 and len(upstream.protocols) == before
+            assert "<p>view</p>" in httpx.get(f"http://{gateway}/past/a1/").text
+            assert httpx.get(f"http://{gateway}/past/a1/own/view.js").status_code == 200
+            with pytest.raises(InvalidStatus):
+                knock(gateway, "/past/b2")
+    finally:
+        other.stop()
 
 
 def test_the_view_closing_is_told_to_the_browser_with_code_and_reason(gateway: str):

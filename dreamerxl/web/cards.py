@@ -47,6 +47,12 @@ CHARTS = (  # metric, of every iteration or of the moments of the growth, title,
     ),
     ("count", False, "Gaussians", False, "how many there are on each side"),
 )
+METHODS = {
+    "SDS": "Score distillation (DreamFusion): random noise is added; the gradient is the model's guess of it minus the noise.",
+    "CSD": "Classifier score distillation: only the part that the prompt adds to the guess.",
+    "ISM": "Interval score matching (LucidDreamer): guesses at two neighbouring points, s and t, of an inverted DDIM trajectory.",
+    "TSM": "Trajectory score matching, the paper's: from x_s one step to t and one to μ; the guesses there are compared.",
+}
 STEPS = (
     ("Choose", "Pick a preset, or say in words what to make."),
     ("Set", "γ, δT and the clipping thresholds shape the gradient; both sides share seed, views, timesteps and noise."),
@@ -99,6 +105,12 @@ def vocabulary(repertoire: Repertoire) -> str:
     rows = "".join(f"<dt>{escape(group)}</dt><dd>{escape(', '.join(names))}</dd>" for group, names in groups.items())
     summary = f"The {things} things that the embedded model knows"
     return f"<details><summary>{summary}</summary><dl>{rows}</dl></details>"
+
+
+def methods() -> str:
+    """What the names of the methods stand for, folded up under their choice."""
+    rows = "".join(f"<dt>{name}</dt><dd>{text}</dd>" for name, text in METHODS.items())
+    return f"<details><summary>What the methods do</summary><dl>{rows}</dl></details>"
 
 
 def stage_frame(past: str = "") -> str:

@@ -51,6 +51,7 @@ from dreamerxl.web.takeaway import has_scene
 REFRESH_S = 1.0
 FIRST = "mushroom"  # the preset that the form opens with
 THUMBNAIL = 96  # pixels
+KEPT_UPLOADS_S = 3600  # what visitors brought is deleted after that
 EVERY = -1  # stands for every side where one is asked for
 MOST_COMPARED = 4
 
@@ -100,7 +101,9 @@ def make_panel(desk: Desk, offer: Offer) -> gr.Blocks:
         value = shown(first, [control.name])[0] if control.name not in SLIDERS else _slider_value(first, control)
         columns.extend(make_component(control, value, models))
 
-    with gr.Blocks(title=cards.NAME, analytics_enabled=False, fill_width=True) as page:
+    with gr.Blocks(
+        title=cards.NAME, analytics_enabled=False, fill_width=True, delete_cache=(KEPT_UPLOADS_S, KEPT_UPLOADS_S)
+    ) as page:
         visitor = gr.BrowserState("", storage_key="dreamerxl-visitor", secret="dreamerxl")
         base = gr.State(first.to_dict())
         looking = gr.State({})  # at the past: run, at (iteration or None), key of the view; empty is the present
@@ -130,6 +133,7 @@ def make_panel(desk: Desk, offer: Offer) -> gr.Blocks:
                     left = gr.Dropdown(method_choices(False), value=shown(first, [LEFT])[0], label="Left method", min_width=100)
                     right = gr.Dropdown(method_choices(True), value=shown(first, [RIGHT])[0], label="Right method", min_width=100)
                 columns += [Column(LEFT, left), Column(RIGHT, right)]
+                gr.HTML(cards.methods(), elem_id="methods")
                 with gr.Row(elem_id="actions"):
                     run = gr.Button("Run", variant="primary", min_width=80, elem_id="run")
                     pause = gr.Button("Pause", interactive=False, min_width=80, elem_id="pause")
@@ -198,7 +202,7 @@ def make_panel(desk: Desk, offer: Offer) -> gr.Blocks:
         form = [column.component for column in columns]
         shared = {"strips": Remembered(lambda subject: cards.strips(*subject)), "curves": Remembered(cards.curves)}
         parts = [status, noted, hint, frame, strips, curves, files, run, pause, stop, on, again, live, target]
-        parts += [time_row, moment, shot_row]
+        parts += [share, time_row, moment, shot_row]
 
         def seen_by(looking: dict[str, Any]) -> RunView | None:
             return desk.find(looking["run"]) if looking else desk.on_show()
@@ -492,6 +496,7 @@ def _buttons(view: RunView | None, own: RunView | None, now: RunView | None) -> 
         gr.update(interactive=view is not None),
         gr.update(visible=active),
         gr.update(choices=[("every side", EVERY), *sides]),
+        gr.update(value=round(100 * own.view_share)) if own is not None else gr.skip(),
     ]
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from dreamerxl.errors import DreamerError
 from dreamerxl.gaussians.export import FORMATS, export
 from dreamerxl.runs.capture import CAPTURES, make_capture, run_caption, run_sides
-from dreamerxl.runs.folder import RunFolder, replacing
+from dreamerxl.runs.folder import RunFolder, explained, replacing
 from dreamerxl.runs.growth import moments
 from dreamerxl.runs.metadata import describe, to_text
 from dreamerxl.runs.run import RunView
@@ -87,7 +87,8 @@ def make(view: RunView, name: str, **options: Any) -> Path:
         index = int(match[1])
         if index >= len(sides) or name != export_name(view, index, match[2]):
             raise DreamerError(f"This run has no side {name.partition('.')[0]}.")
-        export(folder.exports / name, sides[index].splats, about)
+        with explained(folder.exports / name):
+            export(folder.exports / name, sides[index].splats, about)
         return folder.exports / name
     if match := ARCHIVE.fullmatch(name):
         with replacing(folder.exports / name) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
