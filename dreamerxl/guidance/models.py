@@ -206,8 +206,8 @@ def _spare_the_vae(parts: Parts, device: torch.device, dtype: torch.dtype) -> tu
     safe = torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
     parts.vae.to(safe)
     return (
-        f"SDXL's own VAE gives NaN in float16 and runs in {str(safe).removeprefix('torch.')}; "
-        f"one that was made for float16 can be named in weights.vae: {FP16_VAE}.",
+        f"SDXL's VAE gives NaN in float16 unless it was made for it, so it runs in {str(safe).removeprefix('torch.')}; "
+        f"one that was made for it can be named in weights.vae: {FP16_VAE}.",
     )
 
 
