@@ -30,6 +30,7 @@ from dreamerxl.training import checkpoint
 
 SLOWEST_SNAPSHOTS_S = 1.2  # the view is to change every two seconds at least, and an iteration may come in between
 KEPT_CHECKPOINTS = 2
+MARKED = 2  # of so many moments one gets marks, besides the last: they cost renders and a judgement
 
 
 class TrainerLike(Protocol):
@@ -170,6 +171,7 @@ class Session:
         self.curves, self.marks = Curves(), Curves()
         self.growth = Growth(run.folder.growth, self.settings.iterations)
         self.kept: int | None = None  # the iteration of the latest moment of the growth
+        self.moments = 0  # how many were kept
         self.seconds_per_iteration: float | None = None
         self.snapshot_at, self.snapshot_costs = 0.0, deque([0.0], maxlen=2)
         self.timings = {"loading": loading, "iterations": 0.0, "snapshots": 0.0, "paused": 0.0}
@@ -303,16 +305,18 @@ class Session:
         begun = time.monotonic()
         self.kept = self.trainer.iteration
         scenes = [freeze(side.params) for side in self.trainer.sides]
-        marks = take_marks(scenes, self.prepared.judge)
         shown = self.run.view.snapshot
         pictures = [side.pictures for side in shown.sides] if shown is not None else []  # of the latest snapshot: they cost much
         try:
             self.growth.keep(self.kept, scenes, pictures)
-            append_marks(self.growth.folder, self.kept, marks)
+            if self.moments % MARKED == 0 or self.kept >= self.settings.iterations:
+                marks = take_marks(scenes, self.prepared.judge)
+                append_marks(self.growth.folder, self.kept, marks)
+                self.marks.add(self.kept, marks)
+                self.run.update(marks=self.marks.history())
         except OSError as error:
             self.run.folder.log(error)
-        self.marks.add(self.kept, marks)
-        self.run.update(marks=self.marks.history())
+        self.moments += 1
         self.timings["snapshots"] += time.monotonic() - begun
 
     def take_up(self, before: Path) -> None:
