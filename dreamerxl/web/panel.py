@@ -21,7 +21,7 @@ from PIL import Image
 
 from dreamerxl.config import BASES, PRESETS, Settings, load_preset, preset_names
 from dreamerxl.errors import DreamerError
-from dreamerxl.guidance.models import EMBEDDED
+from dreamerxl.guidance.models import EMBEDDED, SDXL
 from dreamerxl.miniature.repertoire import repertoire
 from dreamerxl.runs.growth import moments
 from dreamerxl.runs.metadata import read_about, settings_of
@@ -80,9 +80,10 @@ class Offer:
     model_line: str = ""  # which model that is, in words
 
     def settle(self, settings: Settings) -> Settings:
-        """The same settings with every 'auto' replaced by what the program was started with."""
+        """The same settings with every 'auto' replaced by what the program was started with, and SDXL by the large model that
+        it was started with: a fine-tune, say."""
         changes = {}
-        if settings.model == "auto":
+        if settings.model == "auto" or (settings.model == SDXL and self.guidance not in ("auto", "embedded")):
             changes["model"] = self.guidance
         if settings.device == "auto":
             changes["device"] = self.device
@@ -92,7 +93,7 @@ class Offer:
 def make_panel(desk: Desk, offer: Offer) -> gr.Blocks:
     """The page of a desk."""
     first = offer.first
-    names = gallery_names(first.model == "embedded")
+    names = gallery_names("embedded" if first.model == "embedded" else offer.guidance)
     models = sorted({"auto", "embedded", offer.guidance})
     known = controls()
     columns: list[Column] = []
@@ -429,18 +430,18 @@ ABSOLUTE = "(query) => query && !query.includes('://') ? location.origin + locat
 
 def first_settings(source: str) -> Settings:
     """What the form holds at first: a preset of the embedded model where that is what runs, else the paper's settings."""
-    names = gallery_names(embedded=True)
+    names = gallery_names("embedded")
     if source == str(EMBEDDED) and names:
         return load_preset(FIRST if FIRST in names else names[0])
     return Settings()
 
 
-def gallery_names(embedded: bool) -> list[str]:
+def gallery_names(model: str) -> list[str]:
     """Presets for the gallery, without those that only serve as the base of others: the embedded model's, and before them
-    those of the large models where these run."""
-    names = [name for name in preset_names() if name not in BASES]
-    own = [name for name in names if load_preset(name).model == "embedded"]
-    return own if embedded else [*(name for name in names if name not in own), *own]
+    those of the large model that runs, or SDXL's where it has none of its own."""
+    models = {name: load_preset(name).model for name in preset_names() if name not in BASES}
+    wanted = dict.fromkeys((model if model in models.values() else SDXL, "embedded"))
+    return [name for each in wanted for name, own in models.items() if own == each]
 
 
 def thumbnail(name: str) -> str:
