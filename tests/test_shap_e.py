@@ -167,6 +167,7 @@ def test_without_its_weights_a_run_starts_from_a_ball_and_says_so(model_folders:
     assert notice.startswith(
         "The run starts from a ball in place of what Shap-E makes of 'a duck'. The model owner/not-there is not"
     )
+    assert notice.endswith("fetch it with 'hf download owner/not-there' where there is a connection.")
     ball = Preparation()(wanted.override({"initialization.shape": "ball"}))
     pairs = zip(prepared.trainer.sides, ball.trainer.sides, strict=True)
     assert all(torch.equal(a.params["means"], b.params["means"]) for a, b in pairs)

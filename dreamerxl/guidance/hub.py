@@ -19,7 +19,7 @@ from dreamerxl.errors import DreamerError, WeightsError
 Say: TypeAlias = Callable[[str], None]  # takes a sentence about what is going on; may raise to end it
 Wanted: TypeAlias = Callable[[Sequence[str]], list[str]]  # of the files of a repository, those to fetch
 
-NO_DOWNLOAD_NEEDED = "or choose 'embedded', which needs no download"
+NO_DOWNLOAD_NEEDED = ", or choose 'embedded', which needs no download"
 SECONDS_BETWEEN_REPORTS = 0.5
 HTTP_REASONS = {
     401: "the login is not accepted; 'hf auth login' renews it",
@@ -40,18 +40,24 @@ def silent(sentence: str) -> None:
 
 
 def fetch(
-    repository: str, wanted: Wanted, say: Say = silent, *, download: bool = True, landmark: str = "model_index.json"
+    repository: str,
+    wanted: Wanted,
+    say: Say = silent,
+    *,
+    download: bool = True,
+    landmark: str = "model_index.json",
+    otherwise: str = NO_DOWNLOAD_NEEDED,
 ) -> Path:
     """The folder of a hub model's files, downloaded where that is allowed and needed.
 
     Without a connection a copy in the local cache will do, which is known by the file ``landmark``. Raises WeightsError
-    with a sentence that says what to do.
+    with a sentence that says what to do; ``otherwise`` is what else can be done, the end of such a sentence.
     """
     offline = not download or os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
     cached = cached_folder(repository, landmark)
     if offline:
         if cached is None:
-            raise _absent(repository, "downloads are off")
+            raise _absent(repository, "downloads are off", otherwise)
         return cached
     try:
         from huggingface_hub import HfApi
@@ -70,7 +76,7 @@ def fetch(
     except Exception as error:
         if cached is not None and _is_connection(error):
             return cached
-        raise _explained(error, repository) from error
+        raise _explained(error, repository, otherwise) from error
 
 
 def cached_folder(repository: str, file: str = "model_index.json") -> Path | None:
@@ -178,7 +184,7 @@ def duration(seconds: float) -> str:
     return f"about {seconds / 3600:.1f} h"
 
 
-def _explained(error: Exception, repository: str) -> WeightsError:
+def _explained(error: Exception, repository: str, otherwise: str = "") -> WeightsError:
     """What the hub's library raised, as a sentence that says what to do."""
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -189,7 +195,7 @@ def _explained(error: Exception, repository: str) -> WeightsError:
     )
 
     failed = f"The hub model {repository} cannot be downloaded"
-    again = f"try again later (files that have arrived are kept), {NO_DOWNLOAD_NEEDED}."
+    again = f"try again later (files that have arrived are kept){otherwise}."
     code = error.errno if isinstance(error, OSError) else None
     if isinstance(error, GatedRepoError):
         return WeightsError(
@@ -205,7 +211,7 @@ def _explained(error: Exception, repository: str) -> WeightsError:
         status = getattr(error.response, "status_code", 0)
         return WeightsError(f"{failed}: {HTTP_REASONS.get(status, f'the hub answers with error {status}')}; {again}")
     if isinstance(error, LocalEntryNotFoundError) or _is_connection(error):
-        return _absent(repository, "the hub cannot be reached")
+        return _absent(repository, "the hub cannot be reached", otherwise)
     if code in (errno.ENOSPC, errno.EDQUOT):
         return WeightsError(
             f"{failed}: the disk of the hub cache is full. Make room, or name a folder on another disk in the "
@@ -219,10 +225,10 @@ def _explained(error: Exception, repository: str) -> WeightsError:
     return WeightsError(f"{failed} ({_first_line(error)}); {again}")
 
 
-def _absent(repository: str, why: str) -> WeightsError:
+def _absent(repository: str, why: str, otherwise: str) -> WeightsError:
     return WeightsError(
         f"The model {repository} is not in the local hub cache and {why}; fetch it with 'hf download {repository}' "
-        f"where there is a connection, {NO_DOWNLOAD_NEEDED}."
+        f"where there is a connection{otherwise}."
     )
 
 

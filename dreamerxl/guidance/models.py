@@ -183,7 +183,7 @@ def _load_other_vae(name: str, own: Any, dtype: torch.dtype, say: Say, download:
 
             inside = cached_folder(choice.source, "vae/config.json") is not None
             landmark = "vae/config.json" if inside else "config.json"
-            folder = fetch(choice.source, chosen, say, download=download, landmark=landmark)
+            folder = fetch(choice.source, chosen, say, download=download, landmark=landmark, otherwise="")
         vae = load_vae(folder, choice.label, dtype)
     ours, theirs = _latents_of(own), _latents_of(vae)
     if ours != theirs:

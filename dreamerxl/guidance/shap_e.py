@@ -77,7 +77,7 @@ def _folder(source: str, say: Say, download: bool) -> Path:
         raise WeightsError(f"initialization.shap_e is {source!r}; a diffusers folder or a hub id is accepted.")
     if choice.kind == "folder":
         return Path(choice.source)
-    return fetch(choice.source, lambda files: wanted_files(files, WEIGHTY), say, download=download)
+    return fetch(choice.source, lambda files: wanted_files(files, WEIGHTY), say, download=download, otherwise="")
 
 
 def _pipeline(folder: Path, device: torch.device, say: Say) -> Any:
