@@ -1,4 +1,4 @@
-"""``python -m dreamerxl.miniature``: train the embedded model again, look at its data, sample from it."""
+"""``python -m dreamerxl.miniature``: train the embedded model again, look at its data, sample from it, ask the judge."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ def main() -> None:
     learn = commands.add_parser("train", help="train on a CUDA card and write a diffusers folder and a judge")
     learn.add_argument("--out", type=Path, required=True)
     learn.add_argument("--start", type=Path, help="folder to continue from")
-    learn.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES, help="what to train; the rest is kept from --start")
+    learn.add_argument(
+        "--stages", nargs="+", choices=(*STAGES, "decoder"), default=STAGES, help="what to train; the rest is kept"
+    )
     learn.add_argument("--device", default="cuda")
     learn.add_argument("--workers", type=int, default=14, help="processes that draw up the data")
     for limit in fields(Limits):
@@ -48,8 +50,19 @@ def main() -> None:
     sample.add_argument("--steps", type=int, default=30)
     sample.add_argument("--guidance-scale", type=float, default=4.0)
     sample.add_argument("--seed", type=int, default=0)
+    asked = commands.add_parser("evaluate", help="ask the judge what pictures, scenes and ways to tell the view are worth")
+    asked.add_argument("what", choices=("pictures", "samples", "scenes", "views"))
+    asked.add_argument("--out", type=Path, help="folder for sheets of what was judged")
+    asked.add_argument("--weights", type=Path, default=WEIGHTS)
+    asked.add_argument("--device", default="cpu")
+    asked.add_argument("--count", type=int, default=64, help="scenes, or pictures of each object")
+    asked.add_argument("--iterations", type=int, default=500, help="of a scene")
+    asked.add_argument("--workers", type=int, default=1, help="processes that distil")
+    asked.add_argument("--threads", type=int, default=2, help="of each process")
+    asked.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    {"train": run_train, "renders": run_renders, "sample": run_sample}[arguments.command](arguments)
+    run = {"train": run_train, "renders": run_renders, "sample": run_sample, "evaluate": run_evaluate}
+    run[arguments.command](arguments)
 
 
 def run_train(arguments: argparse.Namespace) -> None:
@@ -114,6 +127,40 @@ def run_sample(arguments: argparse.Namespace) -> None:
         ).images
         sheets.append((pictures.cpu() * 255).round().byte())
     save_sheet(torch.cat(sheets), len(sheets[0]), arguments.out)
+
+
+def run_evaluate(arguments: argparse.Namespace) -> None:
+    """Print the judge's figures; write what it saw."""
+    from dreamerxl.guidance.models import load_guidance
+    from dreamerxl.miniature.data import draw
+    from dreamerxl.miniature.evaluate import VIEW_WORDS, distil, mistakes, random_things, sample_vocabulary, summary
+    from dreamerxl.miniature.judge import load_judge
+    from dreamerxl.miniature.train import accuracy, load_networks, psnr
+
+    def show(name: str, asked: list[Any], columns: int) -> None:
+        print(f"{name}: " + ", ".join(f"{key} {value:.4f}" for key, value in summary(asked).items()), flush=True)
+        print("\n".join(f"    {line}" for line in mistakes(asked)))
+        if arguments.out:
+            arguments.out.mkdir(parents=True, exist_ok=True)
+            pictures = torch.cat([one.images for one in asked])
+            blank = torch.full((-len(pictures) % columns, *pictures.shape[1:]), 255, dtype=torch.uint8)
+            save_sheet(torch.cat([pictures, blank]), columns, arguments.out / f"{name.replace(' ', '-')}.png")
+
+    weights, seed = arguments.weights, arguments.seed
+    if arguments.what == "pictures":
+        judge = load_judge(weights / "judge")
+        for name, kind in (("common", "common"), ("unseen", "reserved")):
+            renders = draw(arguments.count, 101 + seed, combinations=kind, flawed=False)  # pyright: ignore[reportArgumentType]
+            print(f"judge on {len(renders):,} renders of {name} combinations: {accuracy(judge, renders)}", flush=True)
+        renders = draw(arguments.count, 1 + seed, flawed=False)
+        print(f"VAE on {len(renders):,} renders: PSNR {psnr(load_networks(weights), renders):.2f} dB")
+    elif arguments.what == "samples":
+        show("samples", sample_vocabulary(load_guidance(str(weights), arguments.device), load_judge(weights / "judge"), seed), 14)
+    else:
+        things = random_things(arguments.count, seed)
+        for name, changes in {"scenes": {}}.items() if arguments.what == "scenes" else VIEW_WORDS.items():
+            options = (weights, arguments.device, arguments.workers, arguments.threads, seed, changes)
+            show(name, list(distil(things, arguments.iterations, *options)), 16)
 
 
 def save_sheet(pictures: Tensor, columns: int, path: Path) -> None:

@@ -126,6 +126,13 @@ def settings_for(thing: Thing, iterations: int, seed: int, changes: Mapping[str,
     return preset.override(base | dict(changes))
 
 
+# How the view can be told to the model; the finer words are the preset's own.
+VIEW_WORDS: dict[str, dict[str, Any]] = {
+    "plain words": {"prompting.left": "side view", "prompting.right": "side view", "prompting.overhead": ""},
+    "finer words": {},
+    "Perp-Neg": {"prompting.perp_neg": True},
+}
+
 _worker: tuple[Guidance, Judge] | None = None
 
 
