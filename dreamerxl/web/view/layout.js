@@ -5,7 +5,7 @@ export const MOST_SIDES = 4;
 
 // Tangents of half a field of view, seen from where the first camera stands.
 const USUAL = Math.tan((12 * Math.PI) / 180);
-const OBJECT = 0.175; // holds an object, whichever way it is turned
+const OBJECT = 0.182; // holds an object, whichever way it is turned
 const COVERED = 108; // pixels at top and bottom where labels and controls lie
 
 // For each side [shift, from, to]: how far its middle lies from the picture's, and the span that it is drawn in.

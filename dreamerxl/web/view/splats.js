@@ -33,7 +33,7 @@ const VERTEX = [
     'vPosition = position.xy;',
     `vPosition = position.xy;
     vSpan = place.yz * viewport.x;
-    vNear = 0.5 + 0.6 * (c_cam.z - T_camera_group[3].z);  // 0..1 through an object, whatever the camera's distance`,
+    vNear = 0.5 + 0.7 * (c_cam.z - T_camera_group[3].z);  // 0..1 through an object, whatever the camera's distance`,
   ],
   ['(vec2(pos2d) / pos2d.w', '(vec2(pos2d) / pos2d.w + vec2(2.0 * place.x, 0.0)'],
 ];

@@ -44,12 +44,16 @@ function prepare(scene, camera) {
   uniforms.look.value = LOOKS.indexOf(chosen.look);
   uniforms.ink.value.set(INKS[theme]);
   uniforms.places.value.set(spans().flat());
-  const degrees = lens(canvas.clientWidth, canvas.clientHeight, chosen.layout, sides);
+  const degrees = fieldOfView(canvas);
   if (canvas.clientHeight && Math.abs(camera.fov - degrees) > 1e-3) {
     camera.fov = degrees;
     camera.updateProjectionMatrix();
     viser().requestRender();
   }
+}
+
+function fieldOfView(canvas) {
+  return lens(canvas.clientWidth, canvas.clientHeight, chosen.layout, sides);
 }
 
 function spans() {
@@ -99,7 +103,10 @@ function choose(changes) {
 
 for (const input of document.querySelectorAll('#tools input')) {
   input.checked = input.defaultChecked; // browsers keep what was chosen before a reload
-  input.addEventListener('change', () => choose({[input.name]: input.value, shown: 0}));
+  input.addEventListener('change', () => {
+    choose({[input.name]: input.value, shown: 0});
+    if (chosen.cameras && input.name === 'layout') stepBack();
+  });
 }
 find('tools').addEventListener('submit', (event) => event.preventDefault());
 find('divider').addEventListener('input', (event) => choose({split: Number(event.target.value)}));
@@ -112,13 +119,18 @@ setInterval(() => {
 let near = null;
 find('cameras').addEventListener('click', (event) => {
   const cameras = pressed(event.currentTarget);
-  const {cameraControl: control, canvas, camera} = viser();
-  if (cameras) near = control.distance;
-  const column = canvas.clientWidth / canvas.clientHeight / (chosen.layout === 'row' ? sides : 1);
-  const held = Math.tan((camera.fov * Math.PI) / 360) * Math.min(1, column);
-  control.dollyTo(cameras ? Math.max(near, (0.9 * reach(segments())) / held) : near, true);
+  if (cameras) near = viser().cameraControl.distance;
   choose({cameras});
+  if (cameras) stepBack();
+  else viser().cameraControl.dollyTo(near, true);
 });
+
+function stepBack() {
+  const {cameraControl, canvas} = viser();
+  const column = canvas.clientWidth / canvas.clientHeight / (chosen.layout === 'row' ? sides : 1);
+  const held = Math.tan((fieldOfView(canvas) * Math.PI) / 360) * Math.min(1, column);
+  cameraControl.dollyTo(Math.max(near, (0.9 * reach(segments())) / held), true);
+}
 
 function reach(points) {
   let farthest = 0;
