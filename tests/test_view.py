@@ -334,6 +334,20 @@ def test_one_visitor_never_changes_what_another_sees(viewer: Viewer, address: st
         assert red(picture(one)) == 0
 
 
+def test_what_was_chosen_stays_when_the_tab_opens_a_view_again(viewer: Viewer, address: str, browser: Any):
+    show(viewer, blob(RED), blob(BLUE))
+    with visit(browser, address) as page:
+        wait_for(page, side_by_side)
+        choose(page, "Split")
+        choose(page, "Ellipsoids")
+        page.get_by_label("Divider between the sides").fill("0.7")
+        page.reload()
+        words = "3D view: A and B in one place, with a divider, as ellipsoids."
+        page.locator("#told", has_text=words).wait_for(timeout=PATIENCE_S * 1000, state="attached")
+        wait_for(page, lambda pixels: red(pixels) > 2000 and red(halves(pixels, 0.7)[1]) == blue(halves(pixels, 0.7)[0]) == 0)
+        assert page.get_by_label("Ellipsoids").is_checked()
+
+
 def test_one_side_has_the_picture_to_itself_and_four_share_it(viewer: Viewer, address: str, browser: Any):
     show(viewer, blob(RED))
     with visit(browser, address) as page:

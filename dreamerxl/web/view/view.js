@@ -14,8 +14,15 @@ const TURN_DEG_PER_S = 20;
 const LINES_OF_A_CAMERA = 8;
 const INKS = {dark: [0.95, 0.96, 0.98], light: [0.09, 0.1, 0.12]};
 const LINES = {dark: {bright: '#2dd4bf', dim: '#9aa1ad'}, light: {bright: '#0f766e', dim: '#7b828e'}};
+const LAYOUT_WORDS = {
+  row: (names) => `${names.join(', ')} side by side`,
+  split: (names) => `${names.join(' and ')} in one place, with a divider`,
+  blink: (names) => `${names.join(' and ')} in turn, in one place`,
+};
+const LOOK_WORDS = {color: 'in colour', depth: 'as depth', opacity: 'as opacity', ellipsoids: 'as ellipsoids'};
 
-const chosen = {layout: 'row', split: 0.5, shown: 0, look: 'color', cameras: false, turning: false};
+const KEPT = 'dreamerxl-view'; // layout and look stay when this tab opens another view, of a past run for example
+const chosen = {layout: 'row', split: 0.5, shown: 0, look: 'color', cameras: false, turning: false, ...kept()};
 const find = (id) => document.getElementById(id);
 let sides = 1, theme = 'dark', held = false;
 
@@ -61,9 +68,8 @@ function spans() {
 }
 
 function readLabels() {
-  const nodes = tree();
-  const labels = [];
-  while (nodes[`/labels/${labels.length}`] && labels.length < MOST_SIDES) labels.push(nodes[`/labels/${labels.length}`].message.props.text);
+  const nodes = tree(), labels = [];
+  for (let side = 0, node; side < MOST_SIDES && (node = nodes[`/labels/${side}`]); side++) labels.push(node.message.props.text);
   const list = find('labels');
   if (!labels.length || list.dataset.of === labels.join('\n\n')) return;
   list.dataset.of = labels.join('\n\n');
@@ -81,34 +87,39 @@ function readLabels() {
 // What is chosen goes to the page: labels and divider where they belong, and words for those who do not see the picture.
 function tell() {
   document.body.dataset.layout = sides > 1 ? chosen.layout : 'row';
-  document.body.style.setProperty('--split', chosen.split);
   find('layouts').hidden = sides < 2;
   find('divider').hidden = chosen.layout !== 'split' || sides < 2;
   const items = [...find('labels').children];
   items.forEach((item, side) => { item.hidden = chosen.layout === 'blink' && side !== chosen.shown % sides; });
   const names = items.map((item) => item.querySelector('b').textContent);
-  const how = {row: `${names.join(', ')} side by side`, split: `${names.join(' and ')} in one place, with a divider`,
-    blink: `${names.join(' and ')} in turn, in one place`}[chosen.layout];
-  const looks = {color: 'in colour', depth: 'as depth', opacity: 'as opacity', ellipsoids: 'as ellipsoids'};
-  const words = `3D view: ${how}, ${looks[chosen.look]}${chosen.cameras ? ', with the training cameras' : ''}.`;
+  const how = `${LAYOUT_WORDS[document.body.dataset.layout](names)}, ${LOOK_WORDS[chosen.look]}`;
+  const words = `3D view: ${how}${chosen.cameras ? ', with the training cameras' : ''}.`;
   viser()?.canvas?.setAttribute('aria-label', `${words} Arrow keys turn it, plus and minus zoom, Home goes back.`);
-  if (find('told').value !== words) find('told').value = words;
+  if (names.length && find('told').value !== words) find('told').value = words;
 }
 
 function choose(changes) {
   Object.assign(chosen, changes);
+  const {layout, look, split} = chosen;
+  sessionStorage.setItem(KEPT, JSON.stringify({layout, look, split}));
   tell();
   viser()?.requestRender();
 }
 
+function kept() {
+  const {layout, look, split} = JSON.parse(sessionStorage.getItem(KEPT) ?? '{}');
+  return layout in LAYOUT_WORDS && look in LOOK_WORDS && split >= 0 && split <= 1 ? {layout, look, split} : {};
+}
+
 for (const input of document.querySelectorAll('#tools input')) {
-  input.checked = input.defaultChecked; // browsers keep what was chosen before a reload
+  input.checked = chosen[input.name] === input.value;
   input.addEventListener('change', () => {
     choose({[input.name]: input.value, shown: 0});
     if (chosen.cameras && input.name === 'layout') stepBack();
   });
 }
 find('tools').addEventListener('submit', (event) => event.preventDefault());
+find('divider').value = chosen.split;
 find('divider').addEventListener('input', (event) => choose({split: Number(event.target.value)}));
 
 setInterval(() => {
