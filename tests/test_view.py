@@ -345,7 +345,7 @@ def test_what_was_chosen_stays_when_the_tab_opens_a_view_again(viewer: Viewer, a
         words = "3D view: A and B in one place, with a divider, as ellipsoids."
         page.locator("#told", has_text=words).wait_for(timeout=PATIENCE_S * 1000, state="attached")
         wait_for(page, lambda pixels: red(pixels) > 2000 and red(halves(pixels, 0.7)[1]) == blue(halves(pixels, 0.7)[0]) == 0)
-        assert page.get_by_label("Ellipsoids").is_checked()
+        assert page.get_by_role("radio", name="Ellipsoids").is_checked()
 
 
 def test_one_side_has_the_picture_to_itself_and_four_share_it(viewer: Viewer, address: str, browser: Any):
