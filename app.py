@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from dreamerxl.errors import DreamerError  # what follows takes seconds to import; a port in use is told at once
     from dreamerxl.guidance.models import is_local, pick_device, resolve
     from dreamerxl.runs.manager import RunManager
-    from dreamerxl.web.panel import Offer, first_settings
+    from dreamerxl.web.offer import Offer, first_settings
     from dreamerxl.web.serve import make_server, make_site
 
     try:

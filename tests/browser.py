@@ -24,7 +24,7 @@ from dreamerxl.config import Settings
 from dreamerxl.gaussians.scene import make_params
 from dreamerxl.runs.manager import RunManager
 from dreamerxl.runs.worker import Pace, Prepared
-from dreamerxl.web.panel import Offer
+from dreamerxl.web.offer import Offer
 from dreamerxl.web.serve import Site, make_server, make_site
 
 CHROMIUM = os.environ.get("DREAMERXL_CHROMIUM", "/usr/bin/chromium")

@@ -13,7 +13,7 @@ from browser import WATCH, chromium, colored, picture, seen, serving, stand_in_s
 from dreamerxl.config import load_preset
 from dreamerxl.guidance.models import EMBEDDED
 from dreamerxl.runs.manager import RunManager
-from dreamerxl.web.panel import Offer
+from dreamerxl.web.offer import Offer
 from dreamerxl.web.serve import Site, make_site
 
 pytestmark = pytest.mark.browser

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_training import ball, fake_make_trainer
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -144,6 +144,7 @@ def test_a_file_without_settings_is_refused_in_a_sentence(data: bytes, tmp_path:
         read_about(path)
 
 
+@settings(deadline=None)
 @given(st.sampled_from([b"\x89PNG\r\n\x1a\n", b"\0\0\0\x08ftyp", b"glTF\2\0\0\0", b"ply\n", b"<"]), st.binary(max_size=400))
 def test_noise_never_gets_past_the_reader(tmp_path_factory: Any, mark: bytes, noise: bytes):
     path = tmp_path_factory.mktemp("noise") / "x"

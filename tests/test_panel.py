@@ -28,7 +28,8 @@ from dreamerxl.web import cards
 from dreamerxl.web.controls import ABSENT, ELSEWHERE, IN_USE, LEFT, MAIN, RIGHT, SLIDERS, controls, live_changes, read, shown
 from dreamerxl.web.curves import chart, short
 from dreamerxl.web.desk import Desk
-from dreamerxl.web.panel import Offer, gallery_names, make_panel
+from dreamerxl.web.offer import Offer, gallery_names
+from dreamerxl.web.panel import make_panel
 from dreamerxl.web.theme import make_theme
 
 KEYS = [

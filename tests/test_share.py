@@ -5,7 +5,7 @@ from __future__ import annotations
 from urllib.parse import parse_qsl
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dreamerxl.config import Settings, Variant, load_preset, preset_names
@@ -24,6 +24,7 @@ def test_a_preset_is_a_short_link(name: str):
     assert len(query_of(settings)) < 60
 
 
+@settings(deadline=None)
 @given(
     st.text(max_size=200), st.floats(0, 1), st.integers(1, 999), st.none() | st.floats(1e-6, 1.0), st.integers(1, 4),
     st.sampled_from(["", *preset_names()]),

@@ -167,9 +167,10 @@ def take(page: Any, name: str) -> bool:
     """Whether a file is there to be saved; asks for it where it is not being made yet."""
     if page.locator(f'#files a[href$="/{name}"][download]').count():
         return True
-    button = page.locator(f'#files button[data-make="{name}"]')
-    if button.count():
-        button.first.click()
+    # The list is drawn anew whenever a file is done, also between a click's look for a button and its press.
+    if page.evaluate(
+        "name => { const b = document.querySelector(`#files [data-make='${name}']`); b?.click(); return !!b; }", name
+    ):
         time.sleep(1.2)
     return False
 

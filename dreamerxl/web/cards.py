@@ -41,7 +41,7 @@ CHARTS = (  # metric, of every iteration or of the moments of the growth, title,
     (
         "neighbours",
         True,
-        "Change to the neighbouring view",
+        "Neighbouring views",
         False,
         "difference of renders 15° apart: a new face on every side scores high",
     ),

@@ -7,27 +7,22 @@ run or an earlier moment (``looking``) sees that instead, in a view of their own
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import dataclasses
-import io
 import secrets
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gradio as gr
-from PIL import Image
 
-from dreamerxl.config import BASES, PRESETS, Settings, load_preset, preset_names
+from dreamerxl.config import Settings, load_preset
 from dreamerxl.errors import DreamerError
-from dreamerxl.guidance.models import EMBEDDED, SDXL
 from dreamerxl.miniature.repertoire import repertoire
 from dreamerxl.runs.growth import moments
 from dreamerxl.runs.metadata import read_about, settings_of
 from dreamerxl.runs.run import VIEW_SHARE, RunView
 from dreamerxl.runs.stills import LARGEST, SMALLEST
-from dreamerxl.web import cards, shelf
+from dreamerxl.web import cards, shelf, updates
 from dreamerxl.web.controls import (
     ELSEWHERE,
     GROUPS,
@@ -45,49 +40,14 @@ from dreamerxl.web.controls import (
     shown,
 )
 from dreamerxl.web.desk import Desk, differing
+from dreamerxl.web.offer import Offer, gallery_names, thumbnail
 from dreamerxl.web.share import harmless, query_of, settings_of_link
 from dreamerxl.web.takeaway import has_scene
+from dreamerxl.web.theme import ABSOLUTE, DO, MAKE, PICK
 
 REFRESH_S = 1.0
-FIRST = "mushroom"  # the preset that the form opens with
-THUMBNAIL = 96  # pixels
 KEPT_UPLOADS_S = 3600  # what visitors brought is deleted after that
-EVERY = -1  # stands for every side where one is asked for
 MOST_COMPARED = 4
-
-
-class Remembered:
-    """One value under its key, made again when the key changes: what every visitor sees is drawn once."""
-
-    def __init__(self, make: Callable[[Any], str]):
-        self._make = make
-        self._entry: tuple[Hashable, str] = (None, "")
-
-    def of(self, key: Hashable, subject: Any) -> str:
-        entry = self._entry
-        if key is None or entry[0] != key:
-            entry = self._entry = (key, self._make(subject))
-        return entry[1]
-
-
-@dataclass(frozen=True)
-class Offer:
-    """What the program was started with: the first form, and what 'auto' means for the model and the device."""
-
-    first: Settings
-    guidance: str = "auto"
-    device: str = "auto"
-    model_line: str = ""  # which model that is, in words
-
-    def settle(self, settings: Settings) -> Settings:
-        """The same settings with every 'auto' replaced by what the program was started with, and SDXL by the large model that
-        it was started with: a fine-tune, say."""
-        changes = {}
-        if settings.model == "auto" or (settings.model == SDXL and self.guidance not in ("auto", "embedded")):
-            changes["model"] = self.guidance
-        if settings.device == "auto":
-            changes["device"] = self.device
-        return settings.override(changes)
 
 
 def make_panel(desk: Desk, offer: Offer) -> gr.Blocks:
@@ -140,7 +100,9 @@ def make_panel(desk: Desk, offer: Offer) -> gr.Blocks:
                     pause = gr.Button("Pause", interactive=False, min_width=80, elem_id="pause")
                     stop = gr.Button("Stop", interactive=False, min_width=80, elem_id="stop")
                 with gr.Column(visible=False, elem_id="live") as live:
-                    target = gr.Radio([("every side", EVERY)], value=EVERY, label="Live changes go to", elem_id="target")
+                    target = gr.Radio(
+                        [("every side", updates.EVERY)], value=updates.EVERY, label="Live changes go to", elem_id="target"
+                    )
                     share = gr.Slider(
                         1, 50, 100 * VIEW_SHARE, step=1, label="Time for the view", buttons=[], elem_id="share",
                         info="per cent of the run's time; the rest trains",
@@ -201,7 +163,10 @@ def make_panel(desk: Desk, offer: Offer) -> gr.Blocks:
 
         keys = [column.key for column in columns]
         form = [column.component for column in columns]
-        shared = {"strips": Remembered(lambda subject: cards.strips(*subject)), "curves": Remembered(cards.curves)}
+        shared = {
+            "strips": updates.Remembered(lambda subject: cards.strips(*subject)),
+            "curves": updates.Remembered(cards.curves),
+        }
         parts = [status, noted, hint, frame, strips, curves, files, run, pause, stop, on, again, live, target]
         parts += [share, time_row, moment, shot_row]
 
@@ -214,21 +179,21 @@ def make_panel(desk: Desk, offer: Offer) -> gr.Blocks:
             if looking and view is not None and desk.past.address(looking["key"]) is None:  # others took its place
                 with contextlib.suppress(DreamerError):
                     desk.past.show(owner, view, looking["at"])
-            at = _moment_on_show(view, looking)
+            at = updates.moment_on_show(view, looking)
             drawn = [
                 cards.status(view, len(desk.manager.queue()), own, offer.model_line, own and desk.wait_s(own)),
                 cards.notices(view),
                 cards.hint(view),
                 cards.stage_frame(looking.get("key", "")),
-                shared["strips"].of(_picture_key(view, at), (view, at)),
-                shared["curves"].of(_curve_key(view), view),
+                shared["strips"].of(updates.picture_key(view, at), (view, at)),
+                shared["curves"].of(updates.curve_key(view), view),
                 shelf.takeaway(view, desk.orders(view.id) if view is not None else {}),
-                *_buttons(view, own, desk.on_show()),
-                *_time(view, looking),
+                *updates.buttons(view, own, desk.on_show()),
+                *updates.time_machine(view, looking),
                 gr.update(visible=view is not None and has_scene(view)),
             ]
-            updates = [new if before.get(str(k)) != _short(new) else gr.skip() for k, new in enumerate(drawn)]
-            return [*updates, {str(k): _short(new) for k, new in enumerate(drawn)}]
+            fresh = [new if before.get(str(k)) != updates.short(new) else gr.skip() for k, new in enumerate(drawn)]
+            return [*fresh, {str(k): updates.short(new) for k, new in enumerate(drawn)}]
 
         def fill(settings: Settings) -> list[Any]:
             return [
@@ -296,14 +261,14 @@ def make_panel(desk: Desk, offer: Offer) -> gr.Blocks:
 
         def run_on(owner: str, looking: dict[str, Any]) -> list[Any]:
             owner, view = owner or secrets.token_urlsafe(16), seen_by(looking)
-            return [owner, _told(lambda: desk.run_on(view.id, owner, _more(view))) if view is not None else "", {}]
+            return [owner, _told(lambda: desk.run_on(view.id, owner, updates.more(view))) if view is not None else "", {}]
 
         def change(owner: str, side: int, plain: dict[str, Any], *values: Any) -> str:
             def give() -> str:
                 view = desk.own(owner)
                 if view is None:
                     raise DreamerError("There is no run of yours to change.")
-                place = None if side == EVERY else side
+                place = None if side == updates.EVERY else side
                 changes = live_changes(view.settings, wanted(plain, values), place)
                 if not changes:
                     return "Nothing in γ, δT, clipping, guidance or the trajectory differs from what the run uses."
@@ -402,61 +367,6 @@ def make_panel(desk: Desk, offer: Offer) -> gr.Blocks:
     return page
 
 
-PICK = """
-element.addEventListener('click', (event) => {
-  const button = event.target.closest('button[data-preset]');
-  if (!button) return;
-  for (const other of element.querySelectorAll('button[data-preset]')) other.setAttribute('aria-pressed', other === button);
-  trigger('click', {name: button.dataset.preset});
-});
-"""
-
-MAKE = """
-element.addEventListener('click', (event) => {
-  const button = event.target.closest('button[data-make]');
-  if (button) trigger('click', {name: button.dataset.make});
-});
-"""
-DO = """
-element.addEventListener('click', (event) => {
-  const control = event.target.closest('[data-do]');
-  if (!control) return;
-  const sure = control.dataset.do.startsWith('delete:') ? confirm('Delete this run and all its files?') : true;
-  if (sure) trigger('click', {name: control.dataset.do});
-});
-"""
-ABSOLUTE = "(query) => query && !query.includes('://') ? location.origin + location.pathname + query : query"
-
-
-def first_settings(source: str) -> Settings:
-    """What the form holds at first: a preset of the embedded model where that is what runs, else the paper's settings."""
-    names = gallery_names("embedded")
-    if source == str(EMBEDDED) and names:
-        return load_preset(FIRST if FIRST in names else names[0])
-    return Settings()
-
-
-def gallery_names(model: str) -> list[str]:
-    """Presets for the gallery, without those that only serve as the base of others: the embedded model's, and before them
-    those of the large model that runs, or SDXL's where it has none of its own."""
-    models = {name: load_preset(name).model for name in preset_names() if name not in BASES}
-    wanted = dict.fromkeys((model if model in models.values() else SDXL, "embedded"))
-    return [name for each in wanted for name, own in models.items() if own == each]
-
-
-def thumbnail(name: str) -> str:
-    """presets/NAME.png, small, as a data address; '' where there is none."""
-    path = PRESETS / f"{name}.png"
-    if not path.is_file():
-        return ""
-    with Image.open(path) as opened:
-        image = opened.convert("RGB")
-    image.thumbnail((THUMBNAIL, THUMBNAIL))
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=88)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
 def _told(action: Callable[[], Any]) -> str:
     """Banner of an action: its own sentence if it has one, that of the error if it fails, else nothing."""
     try:
@@ -480,68 +390,5 @@ def _update(key: str, value: Any, models: Sequence[str]) -> Any:
     return gr.update(value=value)
 
 
-def _buttons(view: RunView | None, own: RunView | None, now: RunView | None) -> list[Any]:
-    """Run, Pause, Stop, Run on, Again, and what a run of one's own can be told live. ``now`` is the run in progress."""
-    going = now is not None and not now.ended
-    active = own is not None and own.status in ("running", "paused")
-    waiting = own is not None and own.status == "queued"
-    ended = view is not None and view.ended and has_scene(view)
-    sides = [(label, index) for index, label in enumerate(cards.side_labels(own))] if own is not None else []
-    return [
-        gr.update(value="Queue" if going else "Run", variant="secondary" if own is not None else "primary"),
-        gr.update(value="Resume" if own is not None and own.status == "paused" else "Pause", interactive=active),
-        gr.update(
-            value="Withdraw" if waiting else "Stop", interactive=own is not None, variant="stop" if active else "secondary"
-        ),
-        gr.update(value=f"Run on: {_more(view):,} more" if view is not None and ended else "Run on", interactive=ended),
-        gr.update(interactive=view is not None),
-        gr.update(visible=active),
-        gr.update(choices=[("every side", EVERY), *sides]),
-        gr.update(value=round(100 * own.view_share)) if own is not None else gr.skip(),
-    ]
-
-
-def _more(view: RunView) -> int:
-    """How many iterations a run goes on for: half as many as it was made for."""
-    return max(1, view.iterations // 2)
-
-
-def _time(view: RunView | None, looking: dict[str, Any]) -> list[Any]:
-    """The time machine's row and its slider over the moments that the run has kept."""
-    kept = moments(view.folder / "growth", len(view.settings.variants)) if view is not None else ()
-    if len(kept) < 2:
-        return [gr.update(visible=False), gr.skip()]
-    at = looking.get("at")
-    return [gr.update(visible=True), gr.update(minimum=kept[0], maximum=kept[-1], value=kept[-1] if at is None else at)]
-
-
-def _moment_on_show(view: RunView | None, looking: dict[str, Any]) -> int | None:
-    """The moment whose pictures are to be seen: the one that was chosen, or the last where no snapshot is left."""
-    if view is None:
-        return None
-    if looking.get("at") is None and (view.snapshot is not None or not view.ended):
-        return None
-    kept = moments(view.folder / "growth", len(view.settings.variants))
-    return looking.get("at") or (kept[-1] if kept else None)
-
-
 def _plain(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else "off" if value is None else str(value)
-
-
-def _picture_key(view: RunView | None, at: int | None) -> Hashable:
-    if view is None:
-        return "nothing"
-    return view.id, view.labels, at, view.snapshot.iteration if view.snapshot is not None else None
-
-
-def _curve_key(view: RunView | None) -> Hashable:
-    if view is None:
-        return "nothing"
-    points = view.history.iterations, view.marks.iterations
-    return view.id, view.labels, len(view.events), *((len(axis), axis[-1:]) for axis in points)
-
-
-def _short(drawn: Any) -> str:
-    """What is kept of a part to see whether it changed."""
-    return str(hash(repr(drawn)))

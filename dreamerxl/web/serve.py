@@ -15,7 +15,8 @@ from fastapi import FastAPI
 from dreamerxl.runs.manager import RunManager
 from dreamerxl.web.desk import Desk
 from dreamerxl.web.gateway import make_gateway
-from dreamerxl.web.panel import Offer, make_panel
+from dreamerxl.web.offer import Offer
+from dreamerxl.web.panel import make_panel
 from dreamerxl.web.theme import HEAD, ICON, STYLE_SHEET, make_theme
 from dreamerxl.web.viewer import Viewer, stage_of
 

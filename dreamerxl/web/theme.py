@@ -65,6 +65,32 @@ HEAD = """
 </script>
 """
 
+# Of single components: what was pressed in them becomes an event with a name.
+PICK = """
+element.addEventListener('click', (event) => {
+  const button = event.target.closest('button[data-preset]');
+  if (!button) return;
+  for (const other of element.querySelectorAll('button[data-preset]')) other.setAttribute('aria-pressed', other === button);
+  trigger('click', {name: button.dataset.preset});
+});
+"""
+
+MAKE = """
+element.addEventListener('click', (event) => {
+  const button = event.target.closest('button[data-make]');
+  if (button) trigger('click', {name: button.dataset.make});
+});
+"""
+DO = """
+element.addEventListener('click', (event) => {
+  const control = event.target.closest('[data-do]');
+  if (!control) return;
+  const sure = control.dataset.do.startsWith('delete:') ? confirm('Delete this run and all its files?') : true;
+  if (sure) trigger('click', {name: control.dataset.do});
+});
+"""
+ABSOLUTE = "(query) => query && !query.includes('://') ? location.origin + location.pathname + query : query"
+
 
 def make_theme() -> Base:
     """Flat surfaces, hairlines, one accent (teal)."""
