@@ -35,8 +35,8 @@ class Site:
     def close(self) -> None:
         """Stop the runs, keeping their scenes, and the view."""
         self.manager.close()
+        self.viewer.close()  # before the desk, which it asks
         self.desk.close()
-        self.viewer.close()
 
 
 def make_site(manager: RunManager, offer: Offer, root_path: str = "") -> Site:
