@@ -15,7 +15,7 @@ from dreamerxl.config import Initialization
 from dreamerxl.errors import SceneFileError
 from dreamerxl.gaussians.initialize import initialize
 from dreamerxl.gaussians.neighbours import mean_neighbour_distance
-from dreamerxl.gaussians.ply import MAX_VERTICES, Points, read_ply
+from dreamerxl.gaussians.ply import MAX_HEADER_BYTES, MAX_VERTICES, Points, read_ply
 from dreamerxl.gaussians.scene import C0, FrozenSplats, activate
 
 
@@ -189,7 +189,8 @@ BAD = {
     "text": (b"hello\nworld\n", "not a .ply"),
     "nothing": (b"", "not a .ply"),
     "endless": (b"ply\nformat ascii 1.0\nelement vertex 3\n", "'end_header' is missing"),
-    "long header": (b"ply\nformat ascii 1.0\n" + b"comment x\n" * 10_000 + b"end_header\n", "'end_header' is missing"),
+    "long header": (b"ply\nformat ascii 1.0\n" + b"comment x\n" * (MAX_HEADER_BYTES // 10) + b"end_header\n",
+                    "'end_header' is missing"),
     "no format": (b"ply\nelement vertex 1\nproperty float x\nend_header\n", "names no format"),
     "other format": (b"ply\nformat binary_middle_endian 1.0\nend_header\n", "not understood"),
     "no vertex": (ply(["element face 3"], b""), "0 elements named 'vertex'"),
