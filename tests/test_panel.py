@@ -152,6 +152,9 @@ def test_the_status_line_tells_pace_time_and_queue_and_escapes_the_prompt():
     waiting = make_view(id="20261122-142502-a3f9c1", status="queued", queue_position=2)
     assert "yours is number 2" in cards.status(view, 2, waiting, "")
     assert "Ready" in cards.status(None, 0, None, "the embedded model")
+    loading = make_view(status="loading", stage="Downloading <owner>/model: 1.0 GB of 7.0 GB (unet).")
+    line = cards.status(loading, 0, None, "")
+    assert "Loading the model" in line and "Downloading &lt;owner&gt;/model: 1.0 GB of 7.0 GB (unet)." in line
 
 
 def test_the_page_lists_every_word_of_the_embedded_model_once():
