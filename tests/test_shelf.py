@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 import time
 import zipfile
@@ -118,6 +119,16 @@ def test_orders_are_made_in_turn_and_failures_are_told(desk: Desk):
     assert "growth.mp4: This run kept no moments" in shelf.takeaway(run.view, desk.orders(run.id))
     with pytest.raises(DreamerError):
         desk.order("20200101-000000-ffffff", "growth.mp4")
+
+
+def test_what_was_made_while_a_run_went_on_is_not_passed_off_as_its_end(desk: Desk):
+    run = finished(desk)
+    path = takeaway.make(run.view, "0-ism.spz")
+    going = dataclasses.replace(run.view, status="running")
+    begun = min(scene.stat().st_mtime for scene in run.folder.scenes.iterdir())
+    os.utime(path, (begun - 5, begun - 5))
+    assert "0-ism.spz" in links(shelf.takeaway(going, {})) and "0-ism.spz" in buttons(shelf.takeaway(going, {}))
+    assert "0-ism.spz" not in links(shelf.takeaway(run.view, {})) and "0-ism.spz" in buttons(shelf.takeaway(run.view, {}))
 
 
 def test_what_is_being_made_is_said(desk: Desk):

@@ -195,7 +195,7 @@ class Desk:
                 return
             self._captured.add(view.id)
         for name in ALWAYS:
-            if takeaway.place_of(view.folder, name) is None:
+            if not takeaway.is_ready(view, name):
                 self._order(view, name, lambda subject, name=name: takeaway.make(subject, name))
         self._order(view, THUMBNAIL, _thumbnail)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from dreamerxl.runs.run import RunView
 from dreamerxl.web.cards import CHARTS, message, side_labels
 from dreamerxl.web.curves import short
-from dreamerxl.web.takeaway import export_name, has_scene, place_of
+from dreamerxl.web.takeaway import export_name, has_scene, is_ready, place_of
 
 CAPTURES = {  # name of the file: what it is
     "contact-sheet.png": "Contact sheet",
@@ -84,7 +84,7 @@ def _item(view: RunView, name: str, text: str, suffix: str, orders: Mapping[str,
     shown = f"{escape(text)}<small>{suffix}</small>" if text else "save"
     if orders.get(name) == "":
         return f'<span class="pending">{escape(text)} <small>is being made</small></span>'
-    there = place_of(view.folder, name) is not None
+    there = is_ready(view, name)
     link = f'<a href="{_address(view, name)}" download aria-label="Save {escape(text or name)}">{shown}</a>' if there else ""
     if there and view.ended:
         return link
@@ -93,7 +93,7 @@ def _item(view: RunView, name: str, text: str, suffix: str, orders: Mapping[str,
 
 
 def _sheet(view: RunView) -> str:
-    if place_of(view.folder, "contact-sheet.png") is None:
+    if not is_ready(view, "contact-sheet.png"):
         return ""
     address = _address(view, "contact-sheet.png")
     alt = "Contact sheet: every side from eight directions"

@@ -60,6 +60,15 @@ def place_of(folder: Path, name: str) -> Path | None:
     return None
 
 
+def is_ready(view: RunView, name: str) -> bool:
+    """Whether a file is there and, for a run that has ended, was not made while it still went on."""
+    path = place_of(view.folder, name)
+    if path is None or not view.ended:
+        return path is not None
+    scenes = [scene.stat().st_mtime_ns for scene in (view.folder / "scenes").glob("*.ply")]
+    return not scenes or path.stat().st_mtime_ns >= min(scenes)
+
+
 def has_scene(view: RunView) -> bool:
     """Whether a run has come far enough for anything to be made of it."""
     return view.snapshot is not None or any((view.folder / "scenes").glob("*.ply"))
