@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from dreamerxl.cameras import cameras_at
+from dreamerxl.config import PRESETS, load_preset, preset_names
 from dreamerxl.miniature.architecture import WEIGHTS
 from dreamerxl.miniature.data import SIZE
 from dreamerxl.miniature.language import PROMPTING, VIEWS, describe
@@ -22,6 +23,7 @@ from dreamerxl.miniature.render import render
 from dreamerxl.miniature.train import STAGES, Limits, Recipe, train
 from dreamerxl.miniature.world import COLORS, PLACES, Thing, build_scene
 
+THUMBNAIL_CAMERA = (32.0, 18.0, 4.0, 30.0)  # azimuth and elevation in degrees, distance, field of view in degrees
 SIDES = ((0, 15), (90, 15), (180, 15), (270, 15), (30, 60))  # azimuth and elevation of VIEWS, in degrees
 
 
@@ -60,8 +62,11 @@ def main() -> None:
     asked.add_argument("--workers", type=int, default=1, help="processes that distil")
     asked.add_argument("--threads", type=int, default=2, help="of each process")
     asked.add_argument("--seed", type=int, default=0)
+    thumbnails = commands.add_parser("presets", help="distil the embedded presets by TSM, ask the judge, draw their thumbnails")
+    thumbnails.add_argument("--out", type=Path, default=PRESETS, help="folder for the pictures")
+    thumbnails.add_argument("--only", nargs="+", metavar="NAME", help="some of them")
     arguments = parser.parse_args()
-    run = {"train": run_train, "renders": run_renders, "sample": run_sample, "evaluate": run_evaluate}
+    run = {"train": run_train, "renders": run_renders, "sample": run_sample, "evaluate": run_evaluate, "presets": run_presets}
     run[arguments.command](arguments)
 
 
@@ -161,6 +166,36 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
         for name, changes in {"scenes": {}}.items() if arguments.what == "scenes" else VIEW_WORDS.items():
             options = (weights, arguments.device, arguments.workers, arguments.threads, seed, changes)
             show(name, list(distil(things, arguments.iterations, *options)), 16)
+
+
+def run_presets(arguments: argparse.Namespace) -> None:
+    """A thumbnail of each embedded preset, and what the judge says of its scene from four sides."""
+    from dreamerxl.gaussians.rasterize import rasterize
+    from dreamerxl.gaussians.scene import activate
+    from dreamerxl.guidance.models import load_guidance
+    from dreamerxl.miniature.evaluate import four_views
+    from dreamerxl.miniature.judge import load_judge
+    from dreamerxl.training.trainer import Trainer
+
+    guidance, judge, shared = load_guidance("embedded", "cpu"), load_judge(), "embedded"
+    for name in arguments.only or preset_names():
+        settings = load_preset(name)
+        if settings.model != "embedded" or name == shared:
+            continue
+        tsm = [side for side in settings.to_dict()["variants"] if side["method"] == "tsm"]
+        trainer = Trainer(settings.override({"variants": tsm}), guidance)
+        for _ in range(settings.iterations):
+            trainer.step()
+        splats = activate(trainer.sides[0].params)
+        views = four_views(splats)
+        seen, score = judge.recognise(views), judge.score(views, settings.prompt).mean().item()
+        said = ", ".join(f"{coat} {thing}" for coat, thing in zip(seen.coats, seen.objects, strict=True))
+        print(f"{name:<12} score {score:.3f}  {said}", flush=True)
+        camera = cameras_at(*THUMBNAIL_CAMERA, 2 * SIZE, 2 * SIZE).to(splats.means.device)
+        with torch.no_grad():
+            picture = rasterize(splats, camera.viewmats, camera.Ks, 2 * SIZE, 2 * SIZE, torch.ones(1, 3)).rgb[0]
+        pixels = (picture.clamp(0, 1) * 255).round().byte().numpy()
+        Image.fromarray(pixels).resize((SIZE, SIZE), Image.Resampling.BOX).save(arguments.out / f"{name}.png", optimize=True)
 
 
 def save_sheet(pictures: Tensor, columns: int, path: Path) -> None:
