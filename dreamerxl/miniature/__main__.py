@@ -23,7 +23,7 @@ from dreamerxl.miniature.render import render
 from dreamerxl.miniature.train import STAGES, Limits, Recipe, train
 from dreamerxl.miniature.world import COLORS, PLACES, Thing, build_scene
 
-THUMBNAIL_CAMERA = (32.0, 18.0, 4.0, 30.0)  # azimuth and elevation in degrees, distance, field of view in degrees
+THUMBNAIL_CAMERA = (32.0, 18.0, 4.0, 36.0)  # azimuth and elevation in degrees, distance, field of view in degrees
 SIDES = ((0, 15), (90, 15), (180, 15), (270, 15), (30, 60))  # azimuth and elevation of VIEWS, in degrees
 
 
