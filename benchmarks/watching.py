@@ -28,6 +28,7 @@ from websockets.sync.client import connect
 from dreamerxl.runs.run import Run
 
 NEWS_S = 1.0  # as in the page
+WARM = 100  # iterations before it is measured: the first are slower
 
 
 def main() -> None:
@@ -58,7 +59,7 @@ def measure(preset: str, visitors: int, seconds: float, rounds: int) -> None:
     server = make_server(site.app)
     threading.Thread(target=server.run, args=([listener],), daemon=True).start()
     run = manager.submit(settings, "benchmark")
-    while run.view.iteration < 20:
+    while run.view.iteration < WARM:
         time.sleep(0.5)
     paces: dict[bool, list[float]] = {False: [], True: []}
     for stretch in range(2 * rounds):
