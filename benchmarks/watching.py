@@ -1,10 +1,11 @@
-"""What a visitor who watches costs the training: iterations a second with nobody there and with the page open elsewhere.
+"""What a visitor who watches costs the training: iterations a second with no view, with nobody there, with the page open.
 
-    python benchmarks/watching.py [--preset mushroom] [--visitors 1] [--seconds 15] [--rounds 4]
+    python benchmarks/watching.py [--preset mushroom] [--gaussians 3000] [--visitors 1] [--seconds 15] [--rounds 4]
 
-One run of the embedded model, alternately watched and left alone for some seconds. A visitor here is another process that
-does what an open page does (follows the view's socket, asks for the page's news every second) and draws nothing, as if the
-browser were on another machine.
+One run of the embedded model, in turns for some seconds each: headless, its view not kept up; alone, kept up for nobody;
+watched. A visitor here is another process that does what an open page does (follows the view's socket, asks for the page's
+news every second) and draws nothing, as if the browser were on another machine. With --view-only there is no page, only the
+3D view, and Gradio need not be installed.
 """
 
 from __future__ import annotations
@@ -17,23 +18,31 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import httpx
-from websockets.sync.client import connect
+from websockets.sync.client import ClientConnection, connect
 
+from dreamerxl.config import Settings, load_preset
+from dreamerxl.runs.manager import RunManager
 from dreamerxl.runs.run import Run
+from dreamerxl.web.viewer import Viewer, stage_of
 
 NEWS_S = 1.0  # as in the page
 WARM = 100  # iterations before it is measured: the first are slower
+SCENE_BYTES = 60_000  # a larger message carries a scene
+STATES = ("headless", "alone", "watched")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="mushroom", help="settings of the run")
+    parser.add_argument("--gaussians", type=int, default=0, help="of each side, held at that; 0 keeps the preset's")
+    parser.add_argument("--view-only", action="store_true", help="the 3D view without the page around it")
+    parser.add_argument("--variant", help="train this method alone")
     parser.add_argument("--visitors", type=int, default=1, help="pages that are open while it is watched")
     parser.add_argument("--seconds", type=float, default=15.0, help="of each stretch, watched or not")
     parser.add_argument("--rounds", type=int, default=4, help="how often both are measured")
@@ -42,35 +51,71 @@ def main() -> None:
     if arguments.watch:
         watch(arguments.watch)
     else:
-        measure(arguments.preset, arguments.visitors, arguments.seconds, arguments.rounds)
+        measure(arguments)
 
 
-def measure(preset: str, visitors: int, seconds: float, rounds: int) -> None:
+def measure(arguments: argparse.Namespace) -> None:
     """Print the pace of every stretch and the difference of the means."""
-    from dreamerxl.config import load_preset
-    from dreamerxl.runs.manager import RunManager
+    settings = load_preset(arguments.preset).override({"iterations": 1_000_000, "model": "embedded"})
+    if arguments.gaussians:
+        settings = settings.override({"initialization.count": arguments.gaussians, "densification.enabled": False})
+    if arguments.variant:
+        sides = [side for side in settings.to_dict()["variants"] if side["method"] == arguments.variant]
+        settings = settings.override({"variants": sides})
+    manager = RunManager(Path(tempfile.mkdtemp()))
+    viewer, address, close = view_alone(manager) if arguments.view_only else page_and_view(manager, settings)
+    run = manager.submit(settings, "benchmark")
+    while run.view.iteration < WARM:
+        time.sleep(0.5)
+    paces: dict[str, list[float]] = {state: [] for state in STATES}
+    show = viewer.show
+    for stretch in range(len(STATES) * arguments.rounds):
+        state = STATES[stretch % len(STATES)]
+        viewer.show = (lambda _: False) if state == "headless" else show
+        visitors = arguments.visitors if state == "watched" else 0
+        with watching(address, visitors) as pages:
+            begun = time.monotonic()
+            paces[state].append(pace(run, arguments.seconds))
+            spent = time.monotonic() - begun
+        scenes = sum(page.stdout.read().count(b"scene") for page in pages if page.stdout) / spent / max(1, visitors)
+        seen = f", {scenes:.2f} scenes a second" if visitors else ""
+        print(f"{state:8} {paces[state][-1]:.3f} it/s{seen}", flush=True)
+    headless, alone, watched = (sum(paces[state]) / arguments.rounds for state in STATES)
+    counts = ", ".join(f"{len(side.splats):,}" for side in run.view.snapshot.sides) if run.view.snapshot else ""
+    print(
+        f"on {run.view.device}, {counts} Gaussians: headless {headless:.3f} it/s, alone {alone:.3f}, watched by "
+        f"{arguments.visitors} {watched:.3f}: {100 * (1 - watched / headless):.1f} % slower than headless"
+    )
+    close()
+
+
+def page_and_view(manager: RunManager, settings: Settings) -> tuple[Viewer, str, Callable[[], None]]:
+    """The whole site: its viewer, its address, and what closes it."""
     from dreamerxl.web.offer import Offer
     from dreamerxl.web.serve import make_server, make_site
 
-    settings = load_preset(preset).override({"iterations": 1_000_000, "model": "embedded"})
-    manager = RunManager(Path(tempfile.mkdtemp()))
     site = make_site(manager, Offer(settings, "embedded"))
     listener = socket.create_server(("127.0.0.1", 0))
     server = make_server(site.app)
     threading.Thread(target=server.run, args=([listener],), daemon=True).start()
-    run = manager.submit(settings, "benchmark")
-    while run.view.iteration < WARM:
-        time.sleep(0.5)
-    paces: dict[bool, list[float]] = {False: [], True: []}
-    for stretch in range(2 * rounds):
-        watched = stretch % 2 == 1
-        with watching(f"http://127.0.0.1:{listener.getsockname()[1]}/", visitors if watched else 0):
-            paces[watched].append(pace(run, seconds))
-        print(f"{'watched' if watched else 'alone':8} {paces[watched][-1]:.3f} it/s", flush=True)
-    alone, watched = (sum(paces[kind]) / rounds for kind in (False, True))
-    print(f"alone {alone:.3f} it/s, watched by {visitors} {watched:.3f} it/s: {100 * (1 - watched / alone):.1f} % slower")
-    server.should_exit = True
-    site.close()
+
+    def close() -> None:
+        server.should_exit = True
+        site.close()
+
+    return site.viewer, f"http://127.0.0.1:{listener.getsockname()[1]}/", close
+
+
+def view_alone(manager: RunManager) -> tuple[Viewer, str, Callable[[], None]]:
+    """The 3D view of whatever trains: the viewer, the address of its socket, and what closes both."""
+    viewer = Viewer()
+    viewer.follow(lambda: stage_of(run.view if (run := manager.current()) else None))
+
+    def close() -> None:
+        viewer.close()
+        manager.close()
+
+    return viewer, f"ws://{viewer.address}/", close
 
 
 def pace(run: Run, seconds: float) -> float:
@@ -89,13 +134,13 @@ def next_end(run: Run) -> tuple[float, int]:
 
 
 @contextlib.contextmanager
-def watching(address: str, visitors: int) -> Iterator[None]:
-    """Open that many pages until the block ends."""
+def watching(address: str, visitors: int) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Open that many pages until the block ends; each has then printed a line for every scene it was sent."""
     pages = [subprocess.Popen([sys.executable, __file__, "--watch", address], stdout=subprocess.PIPE) for _ in range(visitors)]
     for page in pages:
-        assert page.stdout is not None and page.stdout.readline() == b"watching\n", "the page could not be opened"
+        assert page.stdout is not None and b"watching\n" in page.stdout, "the page could not be opened"
     try:
-        yield
+        yield pages
     finally:
         for page in pages:
             page.terminate()
@@ -103,21 +148,33 @@ def watching(address: str, visitors: int) -> Iterator[None]:
 
 
 def watch(address: str) -> None:
-    """Be an open page until terminated."""
+    """Be an open page, or with an address of a socket only its 3D view, until terminated."""
     import viser
 
     protocol = f"viser-v{viser.__version__}"
+    if address.startswith("ws"):
+        with connect(address, subprotocols=[protocol], max_size=None, proxy=None) as view:  # type: ignore[list-item]
+            print("watching", flush=True)
+            follow(view)
+        return
     with httpx.Client(base_url=address, timeout=60.0, trust_env=False) as page:
         config = page.get("config").json()
         tick = next(item for item in config["dependencies"] if any(event == "tick" for _, event in item["targets"]))
         asked = {"data": [None] * len(tick["inputs"]), "fn_index": tick["id"], "session_hash": f"watching{time.time()}"}
         with connect(f"ws{address[4:]}viewer/", subprotocols=[protocol], max_size=None, proxy=None) as view:  # type: ignore[list-item]
-            threading.Thread(target=lambda: [None for _ in view], daemon=True).start()
+            threading.Thread(target=follow, args=(view,), daemon=True).start()
             page.post("gradio_api/run/predict", json=asked).raise_for_status()
             print("watching", flush=True)
             while True:
                 time.sleep(NEWS_S)
                 page.post("gradio_api/run/predict", json=asked).raise_for_status()
+
+
+def follow(view: ClientConnection) -> None:
+    """Take in what the view sends; a line for every scene."""
+    for message in view:
+        if len(message) > SCENE_BYTES:
+            print("scene", flush=True)
 
 
 if __name__ == "__main__":

@@ -101,7 +101,7 @@ class Watch:
 class Pace:
     """How often snapshots are taken and how long a paused run may keep others waiting."""
 
-    snapshot_seconds: float = 0.7
+    snapshot_seconds: float = 0.45
     pause_limit_seconds: float = 600.0
     view_share: float = VIEW_SHARE  # of the time may go into snapshots
 

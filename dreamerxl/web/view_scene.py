@@ -14,7 +14,7 @@ import viser.transforms as tf
 
 from dreamerxl.gaussians.scene import FrozenSplats
 
-MOST_SPLATS = 60_000  # of a side; 32 bytes a splat on the wire, once a second at most, for every visitor
+MOST_SPLATS = 100_000  # of a side; 32 bytes a splat on the wire, once or twice a second, for every visitor
 COUNT_STEP = 1024  # counts are padded to a multiple: the browser rebuilds its buffers whenever the count changes
 CAMERA_DEPTH = 0.8  # how far the frustum of a training camera reaches, world units
 
