@@ -42,10 +42,16 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def draw_few(
-    count: int, seed: int, device: object = "cpu", pool: object = None, combinations: Combinations = "all", flawed: bool = True
+    count: int,
+    seed: int,
+    device: object = "cpu",
+    pool: object = None,
+    combinations: Combinations = "all",
+    flawed: bool = True,
+    names: tuple[str, ...] = ("duck", "chair", "castle"),
 ) -> Renders:
     """What ``draw`` gives, of three objects only."""
-    sketches = [sketch_batch(name, 0, seed, combinations, flawed) for name in ("duck", "chair", "castle")]
+    sketches = [sketch_batch(name, 0, seed, combinations, flawed) for name in names]
     return join([draw_sketch(sketch).at(torch.arange(count)) for sketch in sketches])
 
 
@@ -131,6 +137,32 @@ def test_reserved_combinations_are_never_among_the_common_and_always_among_their
     assert {coat for coat in COATS if any(is_reserved(Thing(name, coat)) for name in OBJECTS)} == set(COATS)
 
 
+def test_jumbles_come_in_every_coat_and_nothing_is_said_of_them() -> None:
+    sketches = [sketch_batch("", index, 0, flawed=False) for index in range(4)]
+    labels = np.concatenate([sketch.labels for sketch in sketches])
+    assert set(labels[:, 0]) == {-1} and set(labels[:, 1]) == set(range(len(COATS))) and set(labels[:, 3]) == {0}
+    patterned = labels[labels[:, 2] > 0]
+    assert len(patterned) > 30 and not {COATS[coat] for coat in patterned[:, 1]} & {"wooden", "golden"}
+    assert all(not sketch.lengths.any() for sketch in sketches)
+    again, other = (sketch_batch("", 0, seed, flawed=False).scenes[0].table for seed in (0, 1))
+    assert np.array_equal(again, sketches[0].scenes[0].table) and not np.array_equal(other, again)
+
+
+@pytest.mark.usefixtures("small")
+def test_what_is_usual_is_taken_out_of_the_judge_s_answers_by_the_data_s_own_shares() -> None:
+    renders = join([draw_few(4, 0, flawed=False), draw_few(4, 0, flawed=False, names=data.JUMBLES)])
+    object_given_coat, coat_given_object = train.log_shares(renders)
+    pairs = list(zip(renders.objects.tolist(), renders.coats.tolist(), strict=True))
+    for which, coat in set(pairs):
+        of_object, of_coat = [c for o, c in pairs if o == which], [o for o, c in pairs if c == coat and o >= 0]
+        share = of_object.count(coat) / len(of_object)
+        assert coat_given_object[which, coat].exp().item() == pytest.approx(share, rel=1e-5)
+        if which >= 0:
+            assert object_given_coat[coat, which].exp().item() == pytest.approx(of_coat.count(which) / len(of_coat), rel=1e-5)
+    absent = next(coat for coat in range(len(COATS)) if (0, coat) not in pairs)
+    assert coat_given_object[0, absent] == object_given_coat[absent, 0] == train.NEVER_ASKED
+
+
 def test_flaws_are_rare_are_seen_and_spoil_as_they_say() -> None:
     flaws = [flaw for index in range(8) for flaw in sketch_batch("apple", index, 0).flaws]
     assert 0.02 < np.mean([bool(flaw) for flaw in flaws]) < 0.12 and not any(sketch_batch("apple", 0, 0, flawed=False).flaws)
@@ -169,7 +201,15 @@ def test_a_training_runs_end_to_end_and_goes_on_from_where_it_ended(tmp_path: Pa
     monkeypatch.setattr(train, "draw", watched)
     monkeypatch.setitem(architecture.UNET, "block_out_channels", (32, 32, 32))
     monkeypatch.setitem(architecture.UNET, "attention_head_dim", 2)
-    sizes = {"renders": 4, "held_out": 2, "vae_batch": 2, "unet_batch": 2, "judge_renders": 4, "judge_batch": 4}
+    sizes = {
+        "renders": 4,
+        "held_out": 2,
+        "vae_batch": 2,
+        "unet_batch": 2,
+        "judge_renders": 4,
+        "judge_batch": 4,
+        "judge_jumbles": 4,
+    }
     recipe = train.Recipe(**sizes, vae_steps=2, unet_steps=8, unet_lr=0.5, judge_steps=2)
     first, second = tmp_path / "first", tmp_path / "second"
     train.train(recipe, first, device="cpu")
@@ -190,7 +230,7 @@ def test_a_training_runs_end_to_end_and_goes_on_from_where_it_ended(tmp_path: Pa
 @pytest.mark.usefixtures("small")
 def test_a_training_needs_only_the_stage_that_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train, "draw", draw_few)
-    recipe = train.Recipe(held_out=2, judge_renders=4, judge_batch=4, judge_steps=2)
+    recipe = train.Recipe(held_out=2, judge_renders=4, judge_batch=4, judge_jumbles=4, judge_steps=2)
     train.train(recipe, tmp_path, stages=("judge",), device="cpu")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["judge"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import multiprocessing
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,12 +20,13 @@ from dreamerxl.miniature.accessories import ACCESSORIES
 from dreamerxl.miniature.language import FLAWS, MAX_TOKENS, caption, make_tokenizer
 from dreamerxl.miniature.objects import OBJECTS
 from dreamerxl.miniature.render import Scene, render
-from dreamerxl.miniature.world import COATS, PATTERNS, Thing, build_scene, draw_thing
+from dreamerxl.miniature.world import COATS, PATTERNS, Thing, build_scene, draw_jumble, draw_thing
 
 SIZE = 128  # pixels
 BATCH = 64  # renders drawn together; part of the recipe, since one generator serves a batch
 CAPTIONS = 4  # of each picture
 FLAW_SHARE = 0.06  # of the pictures that are spoilt, and said to be
+JUMBLES = ("",)  # in place of the names of objects
 
 Combinations = Literal["all", "common", "reserved"]
 
@@ -36,7 +37,7 @@ class Renders:
 
     images: Tensor  # [N, 3, 128, 128] uint8
     depths: Tensor  # [N, 1, 128, 128] uint8, normalised disparity
-    objects: Tensor  # [N] index into OBJECTS
+    objects: Tensor  # [N] index into OBJECTS; -1 for a jumble
     coats: Tensor  # [N] index into COATS, as seen
     patterns: Tensor  # [N] index into PATTERNS
     worn: Tensor  # [N] 0 nothing, else 1 + index into ACCESSORIES
@@ -67,11 +68,6 @@ def is_reserved(thing: Thing) -> bool:
     return (5 * list(OBJECTS).index(thing.object) + 3 * COATS.index(thing.seen_coat)) % len(COATS) == 0
 
 
-def reserved_combinations() -> Tensor:
-    """[objects, coats], true where a combination is kept away."""
-    return torch.tensor([[is_reserved(Thing(name, coat)) for coat in COATS] for name in OBJECTS])
-
-
 @dataclass(frozen=True)
 class Sketch:
     """A batch before it is drawn: scenes, cameras, backgrounds and words, all plain arrays."""
@@ -92,13 +88,17 @@ def _tokenizer() -> object:
 
 
 def sketch_batch(name: str, index: int, seed: int, combinations: Combinations = "all", flawed: bool = True) -> Sketch:
-    """Batch ``index`` of one object, up to drawing it; everything from the seed."""
-    which = list(OBJECTS).index(name)
+    """Batch ``index`` of one object, or of jumbles, up to drawing it; everything from the seed. Nothing is said of jumbles."""
+    which = list(OBJECTS).index(name) if name else len(OBJECTS)
     generator = np.random.default_rng([seed, which, index])
     wanted = {"all": lambda _: True, "common": lambda t: not is_reserved(t), "reserved": is_reserved}[combinations]
-    things = [draw_thing(name, generator, wanted) for _ in range(BATCH)]
+    things = [draw_thing(name, generator, wanted) if name else draw_jumble(generator) for _ in range(BATCH)]
     flaws = [_draw_flaw(generator) if flawed else "" for _ in things]
-    texts = [caption(thing, generator, flaw) for thing, flaw in zip(things, flaws, strict=True) for _ in range(CAPTIONS)]
+    texts = [
+        caption(thing, generator, flaw) if name else ""
+        for thing, flaw in zip(things, flaws, strict=True)
+        for _ in range(CAPTIONS)
+    ]
     rows = _tokenizer()(texts, add_special_tokens=False).input_ids  # pyright: ignore[reportCallIssue]
     captions = np.zeros((BATCH * CAPTIONS, MAX_TOKENS), np.int16)
     for out, ids in zip(captions, rows, strict=True):
@@ -126,7 +126,8 @@ def _draw_flaw(generator: np.random.Generator) -> str:
 def _labels(thing: Thing) -> tuple[int, int, int, int]:
     worn = 1 + list(ACCESSORIES).index(thing.wears) if thing.wears else 0
     pattern = list(PATTERNS).index(thing.pattern or "plain")
-    return list(OBJECTS).index(thing.object), COATS.index(thing.seen_coat), pattern, worn
+    which = list(OBJECTS).index(thing.object) if thing.object else -1
+    return which, COATS.index(thing.seen_coat), pattern, worn
 
 
 def draw_sketch(sketch: Sketch, device: torch.device | str = "cpu") -> Renders:
@@ -190,9 +191,10 @@ def draw(
     pool: ProcessPoolExecutor | None = None,
     combinations: Combinations = "all",
     flawed: bool = True,
+    names: Sequence[str] = (),
 ) -> Renders:
-    """``count`` pictures of each object, in a fixed order."""
-    jobs = [(name, index, seed, combinations, flawed) for name in OBJECTS for index in range(-(-count // BATCH))]
+    """``count`` pictures of each object, in a fixed order; with names=JUMBLES, of jumbles."""
+    jobs = [(name, index, seed, combinations, flawed) for name in names or OBJECTS for index in range(-(-count // BATCH))]
     columns = zip(*jobs, strict=True)
     sketches = pool.map(sketch_batch, *columns, chunksize=4) if pool else map(sketch_batch, *columns)
     batches = [draw_sketch(sketch, device) for sketch in sketches]

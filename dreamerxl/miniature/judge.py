@@ -71,7 +71,7 @@ class Judge(nn.Module):
         self.tokenizer: Any = make_tokenizer()
         self.stem = nn.Conv2d(3, WIDTHS[0], 5, stride=2, padding=2)
         self.blocks = nn.ModuleList(Residual(a, b) for a, b in zip(WIDTHS, (*WIDTHS[1:], WIDTHS[-1]), strict=True))
-        self.pool = nn.Linear(WIDTHS[-1] * 16, 384)
+        self.pool = nn.Linear(WIDTHS[-1] * 16 + sum(WIDTHS[1:3]), 384)
         self.heads = nn.ModuleDict({name: nn.Linear(384, count) for name, count in HEADS.items()})
         self.image_projection = nn.Linear(384, EMBEDDING)
         self.text = CLIPTextModel(
@@ -91,11 +91,15 @@ class Judge(nn.Module):
         self.log_temperature = nn.Parameter(torch.tensor(2.66))
 
     def features(self, images: Tensor) -> Tensor:
-        """[N, 384] of pictures [N, 3, 128, 128] in 0..1."""
-        x = F.silu(self.stem(images * 2 - 1))
+        """[N, 384] of pictures [N, 3, 128, 128] in 0..1.
+
+        Beside what is where, the means of the first layers: what colours there are, whatever the object.
+        """
+        x, means = F.silu(self.stem(images * 2 - 1)), []
         for block in self.blocks:
             x = block(x)
-        return F.silu(self.pool(x.flatten(1)))
+            means.append(x.mean((2, 3)))
+        return F.silu(self.pool(torch.cat([x.flatten(1), *means[:2]], 1)))
 
     def embed_images(self, features: Tensor) -> Tensor:
         """Unit vectors [N, 128]."""

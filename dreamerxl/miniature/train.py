@@ -21,13 +21,15 @@ from torch.nn import Parameter
 
 from dreamerxl.guidance.prompts import view_weights
 from dreamerxl.miniature.architecture import Networks, load_networks, make_networks, make_scheduler, save_networks
-from dreamerxl.miniature.data import CAPTIONS, Renders, draw, reserved_combinations, sketchers
+from dreamerxl.miniature.data import CAPTIONS, JUMBLES, Renders, draw, join, sketchers
 from dreamerxl.miniature.judge import Judge, load_judge, save_judge
 from dreamerxl.miniature.language import MAX_TOKENS, PLAIN_VIEWS, PROMPTING, VIEWS, Prompting
+from dreamerxl.miniature.objects import OBJECTS
+from dreamerxl.miniature.world import COATS
 
 STAGES = ("judge", "vae", "unet")  # and, by name only, "decoder": the VAE's decoder alone, which leaves every latent as it is
 SUFFIXES = ("", *VIEWS, *PLAIN_VIEWS)  # what is said of the view
-NEVER_ASKED = -30.0  # logit of an answer that is left out of a question
+NEVER_ASKED = -30.0  # added to the logit of an answer that the data never gives
 NAMED = 3  # directions that a camera can lie between: two sides and overhead
 
 
@@ -51,8 +53,9 @@ class Recipe:
     drop_prompt: float = 0.1
     drop_view: float = 0.12
     plain_view: float = 0.15
-    judge_renders: int = 2000  # of each object, from a seed of its own
-    judge_steps: int = 12_000
+    judge_renders: int = 4000  # of each object, from a seed of its own
+    judge_jumbles: int = 40_000
+    judge_steps: int = 20_000
     judge_batch: int = 512
     judge_lr: float = 1.5e-3
 
@@ -86,6 +89,8 @@ def train(
     with sketchers(workers if device.startswith("cuda") else 0) as pool:
         if "judge" in stages:
             renders = draw(recipe.judge_renders, recipe.seed + 100, device, pool, "common", flawed=False)
+            jumbles = draw(recipe.judge_jumbles, recipe.seed + 100, device, pool, flawed=False, names=JUMBLES)
+            renders = join([renders, jumbles])
             print(f"judge data: {len(renders):,} pictures, {time.time() - clock:.0f} s", flush=True)
             judge = load_judge(start / "judge") if start and (start / "judge").is_dir() else make_judge(recipe.seed)
             train_judge(judge.to(device), renders, recipe, limits.judge)
@@ -93,7 +98,7 @@ def train(
             for name, kind in (("common", "common"), ("unseen", "reserved")):
                 asked = draw(recipe.held_out, recipe.seed + 101, device, pool, kind, flawed=False)  # pyright: ignore[reportArgumentType]
                 print(f"judge on held-out {name} combinations: {accuracy(judge, asked)}, {time.time() - clock:.0f} s", flush=True)
-            del renders
+            del renders, jumbles
         if not {"vae", "decoder", "unet"} & set(stages):
             return
         renders = draw(recipe.renders, recipe.seed, device, pool)
@@ -262,7 +267,7 @@ def train_judge(judge: Judge, renders: Renders, recipe: Recipe, limit: float) ->
     view_ids, view_lengths = views.input_ids.to(device), views.attention_mask.sum(1).to(device)
     end, pad = int(tokenizer.eos_token_id), int(tokenizer.pad_token_id)
     place = torch.arange(MAX_TOKENS, device=device)
-    reserved = reserved_combinations().to(device)
+    object_given_coat, coat_given_object = log_shares(renders)
 
     def ids_of(index: Tensor, sides: Tensor) -> Tensor:
         which = torch.randint(CAPTIONS, (batch,), device=device)
@@ -279,13 +284,19 @@ def train_judge(judge: Judge, renders: Renders, recipe: Recipe, limit: float) ->
             features = judge.features(x)
             answers = {name: head(features).float() for name, head in judge.heads.items()}
             images, texts = judge.embed_images(features).float(), judge.embed_ids(ids).float()
-        # a combination that is kept away must not be learnt as one that cannot be
-        answers["object"] = answers["object"].masked_fill(reserved.T[labels["coat"]], NEVER_ASKED)
-        answers["coat"] = answers["coat"].masked_fill(reserved[labels["object"]], NEVER_ASKED)
-        weights = {"object": 1.0, "coat": 1.0, "pattern": 0.5, "worn": 0.5, "side": 0.5}
-        named = sum(weights[name] * F.cross_entropy(answers[name], labels[name]) for name in weights)
+        # what is common in the data, or never there, is added here, so that the heads learn what is seen, not what is usual
+        answers["object"] = answers["object"] + object_given_coat[labels["coat"]]
+        answers["coat"] = answers["coat"] + coat_given_object[labels["object"]]
+        named = (labels["object"] >= 0).float()  # a jumble has a coat and a pattern, but no name, no side and no caption
+        asked = {"object": (1.0, named), "coat": (1.0, None), "pattern": (0.5, None), "worn": (0.5, None), "side": (0.5, named)}
+        labels = labels | {"object": labels["object"].clamp_min(0)}
+        total = torch.zeros((), device=device)
+        for name, (weight, rows) in asked.items():
+            total = total + weight * mean(F.cross_entropy(answers[name], labels[name], reduction="none"), rows)
         logits, own = judge.log_temperature.exp().clamp_max(50) * images @ texts.T, torch.arange(batch, device=device)
-        return named + 0.5 * (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own))
+        logits = logits + (named[:, None] * named - 1) * 1e4
+        matched = [mean(F.cross_entropy(table, own, reduction="none"), named) for table in (logits, logits.T)]
+        return total + 0.5 * (matched[0] + matched[1])
 
     compiled = torch.compile(loss, disable=device.type == "cpu")
 
@@ -301,9 +312,30 @@ def train_judge(judge: Judge, renders: Renders, recipe: Recipe, limit: float) ->
     judge.eval().requires_grad_(False)
 
 
+def mean(losses: Tensor, rows: Tensor | None) -> Tensor:
+    """Of losses [B], over the rows [B] that count (1, else 0); all where None."""
+    return losses.mean() if rows is None else (losses * rows).sum() / rows.sum().clamp_min(1)
+
+
+def log_shares(renders: Renders) -> tuple[Tensor, Tensor]:
+    """Logarithms of how often each object comes in a coat, [coats, objects], and each coat on an object, [objects + 1, coats],
+    the last row for jumbles.
+
+    Added to the logits of a training, they take the frequencies of its data out of the answers (Menon et al. 2021).
+    """
+    coats, rows = len(COATS), len(OBJECTS) + 1
+    pairs = torch.bincount(renders.objects % rows * coats + renders.coats, minlength=rows * coats)  # -1 % rows is the last
+    counts = pairs.view(rows, coats).float()
+    shares = [count / count.sum(1, keepdim=True).clamp_min(1) for count in (counts[:-1].T, counts)]
+    return tuple(share.log().clamp_min(NEVER_ASKED) for share in shares)  # pyright: ignore[reportReturnType]
+
+
 def augment(images: Tensor, mask: Tensor) -> Tensor:
-    """Pictures [B, 3, H, W] as a distillation might show them: on another background, moved, soft, blotched, noisy, faded."""
-    batch, device = len(images), images.device
+    """Pictures [B, 3, H, W] as a distillation might show them: on another background, moved, soft, blotched, noisy, faded.
+
+    Every fourth stays as it is.
+    """
+    batch, device, untouched = len(images), images.device, images
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
         return low + (high - low) * torch.rand(batch, *shape, device=device)
@@ -327,7 +359,8 @@ def augment(images: Tensor, mask: Tensor) -> Tensor:
     images = images + uniform(0, 0.06, 1, 1, 1) * torch.randn_like(images)
     grey = images.mean(1, keepdim=True)
     images = grey + uniform(0.8, 1.35, 1, 1, 1) * (images - grey)
-    return ((images - 0.5) * uniform(0.8, 1.15, 1, 1, 1) + 0.5 + uniform(-0.06, 0.06, 1, 1, 1)).clamp(0, 1)
+    images = ((images - 0.5) * uniform(0.8, 1.15, 1, 1, 1) + 0.5 + uniform(-0.06, 0.06, 1, 1, 1)).clamp(0, 1)
+    return torch.where(maybe(0.25), untouched, images)
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from dreamerxl.miniature.accessories import ACCESSORIES, TABLE_TOP, on_table, worn_by
+from dreamerxl.miniature.jumble import jumble
 from dreamerxl.miniature.objects import OBJECTS, Draw
 from dreamerxl.miniature.render import Scene
 from dreamerxl.miniature.solids import GLOSSY, GOLDEN, MATTE, PALETTE, SPOTTED, STRIPED, WOODEN, Coat, scaled, table, turned
@@ -26,7 +27,7 @@ COATS = (*COLORS, *MATERIALS)  # what the painted parts of a thing look like, to
 class Thing:
     """What a picture shows, in words. Empty strings say nothing."""
 
-    object: str
+    object: str  # of OBJECTS; empty: a jumble of solids in a coat
     coat: str = ""  # of COATS; empty: the object's natural colour
     pattern: str = ""  # of PATTERNS
     wears: str = ""  # of ACCESSORIES
@@ -61,10 +62,17 @@ def draw_thing(name: str, generator: np.random.Generator, allowed: Callable[[Thi
             return thing
 
 
+def draw_jumble(generator: np.random.Generator) -> Thing:
+    """A random thing without a name: every coat as often, a pattern where the coat can show one."""
+    coat = COATS[generator.integers(len(COATS))]
+    plain = coat in MATERIALS or generator.random() < 0.68
+    return Thing("", coat, "" if plain else ("striped", "spotted", "glossy")[generator.integers(3)])
+
+
 def build_scene(thing: Thing, generator: np.random.Generator) -> Scene:
     """One scene of a thing: proportions, tint, size, pose and contact shadow from the generator."""
-    kind = OBJECTS[thing.object]
-    figure = kind.build(Draw(generator))
+    build = OBJECTS[thing.object].build if thing.object else jumble
+    figure = build(Draw(generator))
     solids, bottom = list(figure.solids), figure.bottom
     if thing.wears:
         accessory = ACCESSORIES[thing.wears]
@@ -84,4 +92,4 @@ def build_scene(thing: Thing, generator: np.random.Generator) -> Scene:
     return Scene(table(solids, Coat(color, finish)), shadow, size * bottom)  # pyright: ignore[reportArgumentType]
 
 
-__all__ = ["COATS", "COLORS", "MATERIALS", "PATTERNS", "PLACES", "TABLE_TOP", "Thing", "build_scene", "draw_thing"]
+__all__ = ["COATS", "COLORS", "MATERIALS", "PATTERNS", "PLACES", "TABLE_TOP", "Thing", "build_scene", "draw_jumble", "draw_thing"]
