@@ -1,0 +1,56 @@
+"""The documents: their examples run, the list of settings is that of the code, and every link leads somewhere."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dreamerxl import reference
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+PAGES = [*sorted(DOCS.glob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+
+
+def test_the_examples_of_the_api_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.mkdtemp", lambda: str(tmp_path))
+    examples = re.findall(r"```python\n(.*?)```", (DOCS / "api.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert len(examples) >= 5
+    names: dict[str, object] = {}
+    for example in examples:
+        exec(compile(example, "docs/api.md", "exec"), names)
+    assert names["view"].status == "done" and (tmp_path / "snowman.spz").stat().st_size > 1000  # type: ignore[attr-defined]
+
+
+def test_the_list_of_settings_is_that_of_the_code() -> None:
+    assert (DOCS / "settings.md").read_text(encoding="utf-8") == reference.page(), (
+        "python -m dreamerxl.reference > docs/settings.md"
+    )
+
+
+def test_every_setting_that_a_document_names_is_one() -> None:
+    names = {name for name, _ in reference.leaf_fields()}
+    groups = {name.split(".")[0] for name in names if "." in name}
+    said = re.compile(rf"`((?:{'|'.join(groups)})\.[a-z0-9_]+)`")
+    for page in PAGES:
+        for name in said.findall(page.read_text(encoding="utf-8")):
+            assert name in names, f"{page.name}: {name}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_to_files_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if not re.match(r"[a-z]+:|#", target):
+            assert (page.parent / target.partition("#")[0]).exists(), target
+
+
+def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
+    built = subprocess.run(
+        [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", str(DOCS), str(tmp_path)], capture_output=True, text=True
+    )
+    assert built.returncode == 0, built.stderr
+    assert "Trajectory" in (tmp_path / "index.html").read_text(encoding="utf-8")
