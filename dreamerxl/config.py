@@ -25,7 +25,8 @@ from dreamerxl.errors import SettingsError
 
 LONGEST_TEXT = 1000  # characters of a prompt, phrase, model or file name
 LARGEST_FILE = 1_000_000  # bytes of a settings file
-PRESETS = Path(__file__).resolve().parent.parent / "presets"
+_HERE = Path(__file__).resolve().parent
+PRESETS = _HERE / "presets" if (_HERE / "presets").is_dir() else _HERE.parent / "presets"  # installed, or a clone
 BASES = ("embedded", "sdxl", "released")  # presets that others extend and that are none themselves
 
 Method = Literal["sds", "csd", "ism", "tsm"]
