@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ from dreamerxl.config import load_preset
 from dreamerxl.guidance.models import EMBEDDED
 from dreamerxl.runs.manager import RunManager
 from dreamerxl.web.offer import Offer
-from dreamerxl.web.serve import Site, make_site
+from dreamerxl.web.serve import make_site
 
 pytestmark = pytest.mark.browser
 
@@ -130,13 +133,25 @@ def test_bad_input_is_a_sentence_on_the_page(tmp_path: Path):
 
 
 @pytest.mark.skipif(not (EMBEDDED / "model_index.json").is_file(), reason="the embedded model's weights are not there")
-def test_the_embedded_model_grows_both_sides(tmp_path: Path):
+@contextlib.contextmanager
+def embedded_site(folder: Path) -> Iterator[str]:
+    """The address of a site with the embedded model: one of the test's own, or the one named in DREAMERXL_ADDRESS, such as a
+    container's."""
+    if running := os.environ.get("DREAMERXL_ADDRESS"):
+        yield running
+        return
     first = load_preset("mushroom")
-    site: Site = make_site(RunManager(tmp_path, warm=first), Offer(first, "embedded"))
-    with serving(site) as address, chromium() as page:
+    site = make_site(RunManager(folder, warm=first), Offer(first, "embedded"))
+    with serving(site) as address:
+        seconds_until(lambda: site.manager.current() is None)
+        yield address
+
+
+def test_the_embedded_model_grows_both_sides(tmp_path: Path):
+    with embedded_site(tmp_path) as address, chromium() as page:
         page.add_init_script(WATCH)
         open_page(page, address)
-        seconds_until(lambda: site.manager.current() is None and seen(page), every_s=1.0)
+        seconds_until(lambda: seen(page), every_s=1.0)
         pressed = time.time()
         page.click("#run")
         seconds_until(lambda: min(seen(page)[-1]["halves"]) > 40, every_s=1.0)
