@@ -68,7 +68,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rules", choices=["paper", "released"], help="make every rule the paper's or the released code's, on top of the preset"
     )
-    parser.add_argument("--methods", nargs="+", metavar="METHOD", help="the sides: sds, csd, ism, tsm; one to four")
+    parser.add_argument("--methods", nargs="+", metavar="METHOD", help="the sides: sds, csd, ism, tsm, vsd; one to four")
     described = {name: item.metadata["help"] for name, item in leaf_fields()}
     for option, name in SHORTCUTS.items():
         parser.add_argument(f"--{option.replace('_', '-')}", metavar="X", help=described[name].replace("%", "%%"))

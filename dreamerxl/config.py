@@ -29,7 +29,7 @@ _HERE = Path(__file__).resolve().parent
 PRESETS = _HERE / "presets" if (_HERE / "presets").is_dir() else _HERE.parent / "presets"  # installed, or a clone
 BASES = ("embedded", "sdxl", "released")  # presets that others extend and that are none themselves
 
-Method = Literal["sds", "csd", "ism", "tsm"]
+Method = Literal["sds", "csd", "ism", "tsm", "vsd"]
 Rule = Literal["paper", "released"]
 
 
@@ -72,6 +72,15 @@ class Variant:
         0.01, "threshold c of depth gradient clipping (Eq. 9); empty turns it off", low=1e-8, high=1e6
     )
     depth_clip_rule: Rule = setting("paper", "paper: min(s/|g|, c) per element (Eq. 9); released: one factor for the map")
+
+
+@dataclass(frozen=True)
+class Particles:
+    """The model of a run's own scenes that VSD trains along: a LoRA of the same UNet. The run's VSD sides are its particles."""
+
+    rank: int = setting(4, "rank of the LoRA on the attention layers", low=1, high=256)
+    learning_rate: float = setting(1e-4, "learning rate of the LoRA and of the camera's embedding", low=0, high=1)
+    steps: int = setting(1, "training steps of the LoRA in each iteration", low=1, high=100)
 
 
 @dataclass(frozen=True)
@@ -268,6 +277,7 @@ class Settings:
     )
     weights: Weights = field(default_factory=Weights)
     checkpoint_every: int = setting(250, "iterations between two checkpoints; 0 writes only the last", low=0, high=1_000_000)
+    particles: Particles = field(default_factory=Particles)
     timesteps: Timesteps = field(default_factory=Timesteps)
     views: Views = field(default_factory=Views)
     prompting: Prompting = field(default_factory=Prompting)

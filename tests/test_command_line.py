@@ -113,7 +113,7 @@ def test_a_preset_may_be_a_file(tmp_path):
         (["--seed", "abc"], "seed is 'abc'; a whole number is accepted."),
         (["--delta-t", "0"], "variants.0.delta_t is 0; 1 to 999 timesteps is accepted."),
         (["--clip-color", "0"], "variants.0.clip_color is 0;"),
-        (["--methods", "tsn"], "variants.0.method is 'tsn'; accepted: sds, csd, ism, tsm."),
+        (["--methods", "tsn"], "variants.0.method is 'tsn'; accepted: sds, csd, ism, tsm, vsd."),
         (["--methods", "tsm", "tsm", "tsm", "tsm", "tsm"], "variants has 5 entries; 1 to 4 are accepted."),
         (["--prompt", " "], "prompt is empty"),
         (["--set", "batch=2"], "batch is not a setting (did you mean views.batch?)."),

@@ -83,7 +83,7 @@ def test_nan_and_infinity_are_refused(name, value):
         ({"iterations": [400]}, "iterations is [400]; a whole number is accepted."),
         ({"prompt": 3}, "prompt is 3; text is accepted."),
         ({"densification.enabled": 1}, "densification.enabled is 1; true or false is accepted."),
-        ({"variants.0.method": "tsn"}, "variants.0.method is 'tsn'; accepted: sds, csd, ism, tsm."),
+        ({"variants.0.method": "tsn"}, "variants.0.method is 'tsn'; accepted: sds, csd, ism, tsm, vsd."),
         ({"variants.0.clip_color": True}, "variants.0.clip_color is True; a number is accepted."),
         ({"variants": {"method": "ism"}}, "variants is {'method': 'ism'}; a list is accepted."),
         ({"variants": [3]}, "variants.0 is 3; a group of settings (name: value) is accepted."),

@@ -17,10 +17,12 @@ from dreamerxl.distillation.queries import Distillation
 from dreamerxl.distillation.sds import sds
 from dreamerxl.distillation.timesteps import Steps
 from dreamerxl.distillation.tsm import tsm
+from dreamerxl.distillation.vsd import vsd
 
 METHODS: dict[Method, Callable[[Tensor, Steps, Tensor, Schedule, Variant], Distillation]] = {
     "sds": sds,
     "csd": csd,
     "ism": ism,
     "tsm": tsm,
+    "vsd": vsd,
 }

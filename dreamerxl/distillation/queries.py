@@ -21,11 +21,12 @@ from dreamerxl.distillation.score import Score
 
 @dataclass(frozen=True, eq=False)
 class Query:
-    """A noise prediction at latents x [B, C, h, w] and timestep t, guided by the prompt or not."""
+    """A noise prediction at latents x [B, C, h, w] and timestep t, guided by the prompt or not; or that of the particles."""
 
     x: Tensor
     t: int
     guided: bool
+    particles: bool = False  # ask the model of the run's own scenes (VSD)
 
 
 Queries: TypeAlias = tuple[Query, ...]
@@ -42,3 +43,8 @@ def Unconditional(x: Tensor, t: int) -> Query:
 def Guided(x: Tensor, t: int) -> Query:
     """eps(x, t, y) under guidance: eps_negative + w (eps_cond - eps_negative), w the variant's guidance_scale."""
     return Query(x, t, guided=True)
+
+
+def OfParticles(x: Tensor, t: int) -> Query:
+    """eps_phi(x, t, y, c): the prediction of the model that learns what the run's own scenes look like from camera c (VSD)."""
+    return Query(x, t, guided=False, particles=True)

@@ -2,7 +2,7 @@
 
     gradient       omega(t) (eps_t - eps_reference), the latent gradient       [B, C, h, w]
     x_t, eps_t     the noised latents and the guided prediction there          [B, C, h, w]
-    eps_reference  noise (SDS), eps(x_s) (ISM), eps(x_mu) (TSM), eps(x_t) (CSD) [B, C, h, w]
+    eps_reference  noise (SDS), eps(x_s) (ISM), eps(x_mu) (TSM), eps(x_t) (CSD), eps_phi(x_t) (VSD)  [B, C, h, w]
 ``schedule.predict_x0(x_t, eps_t, t)`` is the pseudo ground truth.
 """
 

@@ -42,15 +42,15 @@ def draw_t(timesteps: Timesteps, iteration: int, schedule_length: int, generator
 def plan_steps(t: int, variant: Variant, timesteps: Timesteps, iteration: int) -> Steps:
     """s, mu and the inversion grid that belong to t (Algorithm 1, line 4).
 
-    delta_T is annealed from delta_t_start, where that is set. mu follows gamma for TSM; it is s for ISM and t for CSD
-    and SDS, which have no gamma. The grid is 0, delta_S, 2 delta_S, ..., s with a shorter last step; a limit of n
+    delta_T is annealed from delta_t_start, where that is set. mu follows gamma for TSM; it is s for ISM and t for CSD,
+    SDS and VSD, which have no gamma. The grid is 0, delta_S, 2 delta_S, ..., s with a shorter last step; a limit of n
     steps lets it start at max(s - n delta_S, 0) instead.
     """
     delta_t = variant.delta_t
     if variant.delta_t_start is not None:
         delta_t = anneal(variant.delta_t_start, variant.delta_t, iteration, timesteps.anneal_iterations)
     s = max(t - delta_t, 0)
-    mu = {"ism": s, "csd": t, "sds": t}.get(variant.method)
+    mu = {"ism": s, "csd": t, "sds": t, "vsd": t}.get(variant.method)
     if mu is None:
         share = variant.gamma if variant.mu_rule == "paper" else math.sqrt(1 - variant.gamma**2)
         mu = min(max(nearest(s + share * (t - s)), s), t)

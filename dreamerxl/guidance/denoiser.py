@@ -19,7 +19,7 @@ from dreamerxl.distillation.score import Score
 from dreamerxl.guidance.conditioning import Conditioning, join
 from dreamerxl.guidance.perp_neg import Away, guide
 
-Prompt: TypeAlias = Literal["views", "negative", "inversion", "away_1", "away_2"]
+Prompt: TypeAlias = Literal["views", "negative", "inversion", "away_1", "away_2", "particles"]
 Row: TypeAlias = tuple[int, int, Prompt]  # id of the latents, timestep, prompt
 
 
@@ -44,7 +44,9 @@ class Denoiser:
         guidance_scales: Sequence[float],
         max_rows: int | None = None,
         away: Away | None = None,
+        particles: Callable[[Tensor, int], Tensor] | None = None,
     ) -> None:
+        """particles: what answers VSD's questions about the run's own scenes, for latents of whole batches and a timestep."""
         self.network = network
         self.prompts: dict[Prompt, Conditioning] = {"views": views, "negative": negative}
         if inversion is not None:  # None: the same prompt as the negative one, whose rows then serve both
@@ -54,6 +56,7 @@ class Denoiser:
         self.away = away
         self.guidance_scales = guidance_scales
         self.max_rows = max_rows
+        self.particles = particles
         self.evaluations = 0
         self.calls = 0
 
@@ -64,7 +67,9 @@ class Denoiser:
         for side, queries in asked.items():
             for query in queries:
                 rows |= dict.fromkeys(self._rows(query, self.guidance_scales[side]))
-        found = dict(zip(rows, self._predict(list(rows), latents), strict=True))
+        of_model = [row for row in rows if row[2] != "particles"]
+        found = dict(zip(of_model, self._predict(of_model, latents), strict=True)) if of_model else {}
+        found |= self._predict_particles([row for row in rows if row[2] == "particles"], latents)
         return {
             side: tuple(self._guide(query, self.guidance_scales[side], found) for query in queries)
             for side, queries in asked.items()
@@ -72,6 +77,8 @@ class Denoiser:
 
     def _rows(self, query: Query, scale: float) -> list[Row]:
         x = id(query.x)
+        if query.particles:
+            return [(x, query.t, "particles")]
         if not query.guided:
             return [(x, query.t, "inversion" if "inversion" in self.prompts else "negative")]
         wanted: list[Prompt] = ["negative", "views"]
@@ -101,6 +108,19 @@ class Denoiser:
         self.evaluations += len(x)
         self.calls += len(eps)
         return list(torch.cat(eps).split(batch))
+
+    def _predict_particles(self, rows: list[Row], latents: Mapping[int, Tensor]) -> dict[Row, Tensor]:
+        """Predictions of the particles' model [B, C, h, w] for each row; one call for each timestep, sides share theirs."""
+        found: dict[Row, Tensor] = {}
+        for t in dict.fromkeys(row[1] for row in rows):
+            if self.particles is None:
+                raise ValueError("a method asked for the prediction of the particles, whose model this denoiser has not")
+            same = [row for row in rows if row[1] == t]
+            eps = self.particles(torch.cat([latents[row[0]] for row in same]), t)
+            found |= dict(zip(same, eps.chunk(len(same)), strict=True))
+            self.evaluations += len(eps)
+            self.calls += 1
+        return found
 
     def _batch(self, prompt: Prompt, batch: int) -> Conditioning:
         conditioning = self.prompts[prompt]

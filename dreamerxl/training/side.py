@@ -33,9 +33,10 @@ class Side:
     densifier: Densifier | None
 
 
-def make_side(settings: Settings, variant: Variant, device: torch.device, cloud: Points | None = None) -> Side:
-    """A side at iteration 0. Every side of a run starts from the same Gaussians; ``cloud`` is what was made from a text."""
-    params = initialize(settings.initialization, generator_for(settings.seed, INITIAL), device, cloud)
+def make_side(settings: Settings, variant: Variant, device: torch.device, cloud: Points | None = None, particle: int = 0) -> Side:
+    """A side at iteration 0. Every side of a run starts from the same Gaussians, except that each of VSD's particles after
+    the first has a draw of its own; ``cloud`` is what was made from a text."""
+    params = initialize(settings.initialization, generator_for(settings.seed, INITIAL + 2 * particle), device, cloud)
     density = settings.densification
     densifier = Densifier(density, SCENE_SCALE, settings.seed) if density.enabled else None
     return Side(variant, params, make_optimizers(params, settings.optimization), densifier)

@@ -32,13 +32,16 @@ from dreamerxl.gaussians.rasterize import Render, rasterize
 from dreamerxl.gaussians.scene import Splats, activate
 from dreamerxl.guidance.adapter import Guidance
 from dreamerxl.guidance.denoiser import Denoiser, advance_together
+from dreamerxl.guidance.particles import Particles
 from dreamerxl.guidance.prompts import embed_prompt
 from dreamerxl.training.checkpoint import State
-from dreamerxl.training.draw import Draw, draw
+from dreamerxl.training.draw import Draw, draw, generator_for
 from dreamerxl.training.losses import regularization
 from dreamerxl.training.readout import Clock, Key, Readout
 from dreamerxl.training.report import SideReport, StepReport
 from dreamerxl.training.side import make_side, restore_side, side_tensors, update
+
+PARTICLES = 2**33  # stands for the iteration in the seeds of VSD's own draws, beyond every other
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +70,12 @@ class Trainer:
         self.settings, self.guidance, self.max_rows = settings, guidance, max_rows
         self.iteration = 0
         self.embeddings = embed_prompt(guidance, settings.prompt, settings.prompting)
-        self.sides = [make_side(settings, variant, guidance.device, cloud) for variant in settings.variants]
+        places = particle_places(settings.variants)
+        self.sides = [
+            make_side(settings, variant, guidance.device, cloud, places.get(index, 0))
+            for index, variant in enumerate(settings.variants)
+        ]
+        self._particles: Particles | None = None
 
     def replace_variant(self, index: int, variant: Variant) -> None:
         """Change one side's method or settings from the next step on; its Gaussians stay."""
@@ -107,6 +115,7 @@ class Trainer:
             note_norms(readout, index, score, clip)
         numbers = self._read(readout)
         clock.stop("backward")
+        self._teach_particles(latents.detach(), drawn)
         self._update(views)
         clock.stop("update")
         sides = tuple(self._report(i, views[i], scores[i], plans[i], clips[i], numbers) for i in range(len(views)))
@@ -117,6 +126,8 @@ class Trainer:
     def state_dict(self) -> State:
         """Everything that the next steps depend on. Same settings, seed and state: the same steps, bit for bit on a CPU."""
         tensors = {f"{i}.{name}": value for i, side in enumerate(self.sides) for name, value in side_tensors(side).items()}
+        if self._particles is not None:
+            tensors |= {f"particles.{name}": value for name, value in self._particles.tensors().items()}
         return State(tensors, {"iteration": self.iteration, "settings": self.settings.to_dict()})
 
     def load_state_dict(self, state: State) -> None:
@@ -129,7 +140,20 @@ class Trainer:
             restore_side(side, own, self.settings.optimization, self.guidance.device)
             side.variant = variant
         self.settings = replace(self.settings, variants=settings.variants)
+        learned = {
+            name.removeprefix("particles."): value for name, value in state.tensors.items() if name.startswith("particles.")
+        }
+        if learned:
+            self.particles.restore(learned)
         self.iteration = int(state.values["iteration"])
+
+    @property
+    def particles(self) -> Particles:
+        """VSD's model of its particles, made when it is first asked for."""
+        if self._particles is None:
+            generator = generator_for(self.settings.seed, PARTICLES)
+            self._particles = Particles(self.guidance, self.settings.particles, generator)
+        return self._particles
 
     def _draw(self) -> Draw:
         size = self.guidance.latent_size
@@ -145,24 +169,41 @@ class Trainer:
 
     def _denoiser(self, drawn: Draw) -> Denoiser:
         prompts, cameras = self.embeddings, drawn.cameras
+        views = prompts.conditioning(cameras.azimuth_deg, cameras.elevation_deg, drawn.depth)
         return Denoiser(
             self.guidance,
-            views=prompts.conditioning(cameras.azimuth_deg, cameras.elevation_deg, drawn.depth),
+            views=views,
             negative=prompts.negative,
             inversion=None if prompts.inversion_is_negative else prompts.inversion,
             guidance_scales=[side.variant.guidance_scale for side in self.sides],
             max_rows=self.max_rows,
             away=prompts.away(cameras.azimuth_deg, cameras.elevation_deg, drawn.depth),
+            particles=lambda x, t: self.particles.predict(x, t, views, cameras),
         )
 
     @torch.no_grad()
     def _distill(self, latents: Tensor, plans: Sequence[Steps], drawn: Draw, denoiser: Denoiser) -> list[Score]:
         schedule = self.guidance.schedule
+        noises = [drawn.noise] * len(self.sides)
+        for index, place in particle_places(self.settings.variants).items():
+            if place:  # particles under one noise would be one particle
+                generator = generator_for(self.settings.seed, PARTICLES * (1 + place) + self.iteration)
+                noises[index] = torch.randn(drawn.noise.shape, generator=generator).to(drawn.noise)
         methods = [
-            METHODS[side.variant.method](x_0, plan, drawn.noise, schedule, side.variant)
-            for side, x_0, plan in zip(self.sides, latents.chunk(len(self.sides)), plans, strict=True)
+            METHODS[side.variant.method](x_0, plan, noise, schedule, side.variant)
+            for side, x_0, plan, noise in zip(self.sides, latents.chunk(len(self.sides)), plans, noises, strict=True)
         ]
         return advance_together(methods, denoiser.answer)
+
+    def _teach_particles(self, latents: Tensor, drawn: Draw) -> None:
+        """Train VSD's model on the renders of its particles, if there are any."""
+        renders = latents.chunk(len(self.sides))
+        indices = list(particle_places(self.settings.variants))
+        if indices:
+            cameras = drawn.cameras
+            views = self.embeddings.conditioning(cameras.azimuth_deg, cameras.elevation_deg, drawn.depth)
+            generator = generator_for(self.settings.seed, PARTICLES + 1 + self.iteration)
+            self.particles.learn(torch.cat([renders[index] for index in indices]), views, cameras, generator)
 
     def _backward(self, index: int, view: View, gradient: Tensor, depth: bool) -> Clipped:
         """Clip the image gradient [B, 3, H, W] and carry it, with the regularisers', to the Gaussians."""
@@ -241,6 +282,12 @@ class Trainer:
 
     def _name(self, index: int) -> str:
         return f"Side {index + 1} ({self.sides[index].variant.method.upper()})"
+
+
+def particle_places(variants: Sequence[Variant]) -> dict[int, int]:
+    """The sides that are VSD's particles, by index, counted from 0."""
+    indices = [index for index, variant in enumerate(variants) if variant.method == "vsd"]
+    return {index: place for place, index in enumerate(indices)}
 
 
 def watch(readout: Readout, stage: str, tensors: Sequence[Tensor]) -> None:

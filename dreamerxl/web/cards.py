@@ -52,6 +52,7 @@ METHODS = {
     "CSD": "Classifier score distillation: only the part that the prompt adds to the guess.",
     "ISM": "Interval score matching (LucidDreamer): guesses at two neighbouring points, s and t, of an inverted DDIM trajectory.",
     "TSM": "Trajectory score matching, the paper's: from x_s one step to t and one to μ; the guesses there are compared.",
+    "VSD": "Variational score distillation (ProlificDreamer): the guess minus that of a copy which learns the run's own renders.",
 }
 STEPS = (
     ("Choose", "Pick a preset, or say in words what to make."),
