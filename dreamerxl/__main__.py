@@ -1,4 +1,4 @@
-"""Command line without a browser: ``python -m dreamerxl run --preset NAME --out DIR``, ``take``, ``presets``, ``settings``.
+"""Command line without a browser: ``python -m dreamerxl run --preset NAME --out DIR``, ``take``, ``evaluate``, ...
 
 Exit codes: 0 done, 1 the run failed, 2 something that was asked cannot be used, 130 interrupted (scenes are kept).
 """
@@ -185,6 +185,36 @@ def take(options: argparse.Namespace, make_trainer: Any) -> int:
     return 0
 
 
+def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folders", type=Path, nargs="+", metavar="RUN", help="folders of runs that have ended")
+    parser.add_argument("--views", type=int, default=24, metavar="N", help="renders of a turn, 360 / N degrees apart")
+    parser.add_argument("--size", type=int, default=256, metavar="PIXELS", help="side of a render")
+    parser.add_argument("--download", action="store_true", help="fetch the weights that are not there")
+    parser.add_argument("--lpips", type=Path, metavar="DIR", help="a folder with vgg.safetensors, alex.safetensors")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="keep the scores in a file too")
+
+
+def evaluate(options: argparse.Namespace, make_trainer: Any) -> int:
+    """Score runs as in the paper's Table 1, with whatever weights can be had. Prints a table."""
+    from dreamerxl.lab.evaluate import evaluate_run, keep_scores, make_metrics, table
+
+    if options.views < 2 or options.size < 64:
+        raise SettingsError(f"--views {options.views} --size {options.size}: at least 2 views of 64 pixels are accepted.")
+    metrics, absent = make_metrics(lpips_folder=options.lpips, say=tell, download=options.download)
+    for sentence in absent:
+        tell(sentence)
+    scores = [found for folder in options.folders for found in evaluate_run(folder, metrics, options.views, options.size)]
+    print(table(scores))
+    if options.json:
+        keep_scores(options.json, scores, options.views, options.size)
+    return 0
+
+
+def tell(sentence: str) -> None:
+    """What goes on, beside what is printed as a result."""
+    print(sentence, file=sys.stderr)
+
+
 def presets(options: argparse.Namespace, make_trainer: Any) -> int:
     """List the presets."""
     names = preset_names()
@@ -209,6 +239,7 @@ def list_settings(options: argparse.Namespace, make_trainer: Any) -> int:
 COMMANDS = {
     "run": Command("make a run without a browser", add_run_arguments, run),
     "take": Command("make captures and exports of a run", add_take_arguments, take),
+    "evaluate": Command("score runs as in the paper's Table 1", add_evaluate_arguments, evaluate),
     "presets": Command("list the presets", lambda parser: None, presets),
     "settings": Command("list every setting with its default and range", lambda parser: None, list_settings),
 }
