@@ -38,6 +38,7 @@ class Panel:
     log_y: bool = False
     width: float = WIDTH
     height: float = HEIGHT
+    left: float = LEFT
     parts: list[str] = field(default_factory=list)
 
     def at(self, x: float, y: float) -> tuple[float, float]:
@@ -45,8 +46,8 @@ class Panel:
         (x0, x1), (y0, y1) = self.x, self.y
         share = (x - x0) / (x1 - x0)
         up = math.log(y / y0) / math.log(y1 / y0) if self.log_y else (y - y0) / (y1 - y0)
-        across, tall = self.width - LEFT - RIGHT, self.height - TOP - BOTTOM
-        return LEFT + share * across, TOP + (1 - up) * tall
+        across, tall = self.width - self.left - RIGHT, self.height - TOP - BOTTOM
+        return self.left + share * across, TOP + (1 - up) * tall
 
     def dots(self, xs: Sequence[float], ys: Sequence[float], color: str, radius: float = 1.8, opacity: float = 0.7) -> None:
         """Points that lie inside the limits."""
@@ -92,10 +93,10 @@ class Panel:
     def cells(self, values: Sequence[Sequence[float]], numbers: bool = True) -> None:
         """A heat map of shares 0..1, row 0 at the bottom; red below one half, blue above."""
         rows, columns = len(values), len(values[0])
-        across, tall = (self.width - LEFT - RIGHT) / columns, (self.height - TOP - BOTTOM) / rows
+        across, tall = (self.width - self.left - RIGHT) / columns, (self.height - TOP - BOTTOM) / rows
         for i, row in enumerate(values):
             for j, value in enumerate(row):
-                x, y = LEFT + j * across, self.height - BOTTOM - (i + 1) * tall
+                x, y = self.left + j * across, self.height - BOTTOM - (i + 1) * tall
                 self.parts.append(
                     f'<rect x="{x:.1f}" y="{y:.1f}" width="{across + 0.3:.1f}" height="{tall + 0.3:.1f}" fill="{shade(value)}"/>'
                 )
@@ -134,18 +135,18 @@ class Panel:
         for value, text in found:
             _, y = self.at(self.x[0], value)
             frame.append(
-                f'<line class="grid" x1="{LEFT}" x2="{self.width - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
-                f'<text x="{LEFT - 5}" y="{y + 4:.1f}" text-anchor="end">{html.escape(text)}</text>'
+                f'<line class="grid" x1="{self.left}" x2="{self.width - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
+                f'<text x="{self.left - 5}" y="{y + 4:.1f}" text-anchor="end">{html.escape(text)}</text>'
             )
-        middle_x, middle_y = (LEFT + self.width - RIGHT) / 2, (TOP + self.height - BOTTOM) / 2
+        middle_x, middle_y = (self.left + self.width - RIGHT) / 2, (TOP + self.height - BOTTOM) / 2
         words = (
-            f'<text class="title" x="{LEFT}" y="18">{html.escape(self.title)}</text>'
-            f'<text class="note" x="{LEFT}" y="34">{html.escape(self.note)}</text>'
+            f'<text class="title" x="{self.left}" y="18">{html.escape(self.title)}</text>'
+            f'<text class="note" x="{self.left}" y="34">{html.escape(self.note)}</text>'
             f'<text x="{middle_x:.0f}" y="{self.height - 10}" text-anchor="middle">{html.escape(self.x_label)}</text>'
-            f'<text transform="translate(12 {middle_y:.0f}) rotate(-90)" text-anchor="middle">{html.escape(self.y_label)}</text>'
+            f'<text transform="translate({self.left - 40:.0f} {middle_y:.0f}) rotate(-90)" text-anchor="middle">{html.escape(self.y_label)}</text>'
         )
         axis = (
-            f'<rect class="axis" x="{LEFT}" y="{TOP}" width="{self.width - LEFT - RIGHT}" '
+            f'<rect class="axis" x="{self.left}" y="{TOP}" width="{self.width - self.left - RIGHT}" '
             f'height="{self.height - TOP - BOTTOM}" fill="none"/>'
         )
         return "".join([*frame, *self.parts, axis, words])
