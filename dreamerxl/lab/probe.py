@@ -2,9 +2,13 @@
 
     x_0         [B, C, h, w], latents of the scene's renders by B cameras, without gradient
     noises      [K, B, C, h, w]
-    x0_hats     [K, B, C, h, w], the pseudo ground truths; gradients alike
-Everything else is held: the scene, the views, t. So what spreads comes from the noise alone (Figure 2). A method whose
-trajectory starts at x_0 itself (variants.inversion_start 'clean') uses no noise and does not spread at all.
+    x0_hats     [K, B, C, h, w], the pseudo ground truths: x_0 as x_t and the guided prediction there imply it
+    targets     [K, B, C, h, w], where the gradient points: x_0 - sqrt((1 - alpha_t) / alpha_t) (eps_t - eps_reference)
+    gradients   [K, B, C, h, w]
+Everything else is held: the scene, the views, t. So what spreads comes from the noise alone (Figure 2). ISM and TSM reach x_t
+alike, so of one scene their pseudo ground truths are the same, whatever gamma; what they differ in is the target, which is
+the pseudo ground truth itself for SDS. A trajectory that starts at x_0 itself (variants.inversion_start 'clean') uses no
+noise, and nothing spreads.
 """
 
 from __future__ import annotations
@@ -37,17 +41,23 @@ class Answers:
     t: int
     x_0: Tensor  # [B, C, h, w]
     x0_hats: Tensor  # [K, B, C, h, w]
+    targets: Tensor  # [K, B, C, h, w]
     gradients: Tensor  # [K, B, C, h, w]
 
     @property
     def spread(self) -> float:
-        """Root mean square distance of the pseudo ground truths from their mean, an element, in latent units."""
-        return _spread(self.x0_hats)
+        """The spread of the pseudo ground truths, in latent units."""
+        return spread(self.x0_hats)
+
+    @property
+    def target_spread(self) -> float:
+        """The same of what the gradients point to."""
+        return spread(self.targets)
 
     @property
     def gradient_spread(self) -> float:
         """The same of the gradients, as a share of the root mean square of their mean."""
-        return _spread(self.gradients) / max(self.gradients.mean(0).square().mean().sqrt().item(), 1e-30)
+        return spread(self.gradients) / max(self.gradients.mean(0).square().mean().sqrt().item(), 1e-30)
 
 
 def probe_cameras(resolution: int, fovy_deg: float, azimuths_deg: Sequence[float] = AZIMUTHS_DEG) -> Cameras:
@@ -90,9 +100,12 @@ def probe(trainer: Any, cameras: Cameras, t: int, count: int = NOISES, seed: int
     for index, x_0 in enumerate(latents):
         own = [of_sides[index] for of_sides in scores]
         x0_hats = torch.stack([guidance.schedule.predict_x0(score.x_t, score.eps_t, t) for score in own])
-        answers.append(Answers(t, x_0, x0_hats, torch.stack([score.gradient for score in own])))
+        lam = guidance.schedule.noise(t) / guidance.schedule.signal(t)
+        targets = torch.stack([x_0 - lam * (score.eps_t - score.eps_reference) for score in own])
+        answers.append(Answers(t, x_0, x0_hats, targets, torch.stack([score.gradient for score in own])))
     return answers
 
 
-def _spread(values: Tensor) -> float:
+def spread(values: Tensor) -> float:
+    """Root mean square distance of values [K, ...] from their mean, an element."""
     return (values - values.mean(0)).square().mean().sqrt().item()
