@@ -170,3 +170,12 @@ def test_a_panel_puts_values_where_they_belong() -> None:
     assert [value for value, _ in ticks(0, 1)] == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1])
     assert limits([1.0, 3.0, math.nan], zero=True)[0] < 0
     assert shade(0.0) == "#b2182b" and shade(0.5) == "#f7f7f7"
+
+
+def test_the_toy_is_set_by_words() -> None:
+    assert toy.typed_settings([]) == toy.ToySettings()
+    assert toy.typed_settings(["t=700", "s=600", "mu=650,601"]).mus == (600, 601, 650)
+    assert toy.typed_settings(["delta_s=50", "seed=3"]) == toy.ToySettings(delta_s=50, seed=3)
+    for word in ("t", "t=", "t=1.5", "t=9,8", "u=3", "s=-4", "mu=a"):
+        with pytest.raises(SettingsError, match=f"was given '{word}'"):
+            toy.typed_settings([word])

@@ -20,6 +20,7 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -207,6 +208,23 @@ class ToySettings:
             raise SettingsError(f"The toy has delta_S = {self.delta_s}; 1 to 999 timesteps are accepted.")
         if not 2 <= self.points <= 10_000:
             raise SettingsError(f"The toy has {self.points} points; 2 to 10,000 are accepted.")
+
+
+def typed_settings(words: Sequence[str]) -> ToySettings:
+    """The toy's settings from words such as 't=900' and 'mu=801,810'; ISM is always there. Raises SettingsError."""
+    names = {"t": "t", "s": "s", "mu": "mus", "delta_s": "delta_s", "points": "points", "seed": "seed"}
+    found: dict[str, Any] = {}
+    for word in words:
+        name, equals, text = word.partition("=")
+        numbers = text.split(",")
+        whole = all(number.strip().isdecimal() and len(number) < 10 for number in numbers)
+        if name not in names or not equals or not whole or (name != "mu" and len(numbers) > 1):
+            known = ", ".join(names)
+            raise SettingsError(f"The toy was given {word[:40]!r}; whole numbers for {known} are accepted, as in t=900.")
+        found[names[name]] = tuple(map(int, numbers)) if name == "mu" else int(text)
+    s, t = found.get("s", ToySettings.s), found.get("t", ToySettings.t)
+    mus = found.get("mus", tuple(mu for mu in PAPER_MUS if s <= mu <= t))
+    return ToySettings(**{**found, "mus": tuple(sorted({s, *mus}))})
 
 
 def draw_points(data: Mixture, count: int, seed: int) -> tuple[Tensor, Tensor]:

@@ -10,9 +10,10 @@ import contextlib
 import shutil
 import threading
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from dreamerxl.config import Settings
 from dreamerxl.errors import DreamerError, SettingsError
@@ -24,6 +25,23 @@ from dreamerxl.runs.worker import Change, MakeTrainer, Pace, Pause, Resume, Stop
 
 KEPT_SNAPSHOTS = 4
 CLOSING = "Stopped because the program was closed."
+T = TypeVar("T")
+
+
+class Call:
+    """Work for the worker thread that is no run, and the future of what comes of it."""
+
+    def __init__(self, work: Callable[[MakeTrainer], Any]) -> None:
+        self.work = work
+        self.future: Future[Any] = Future()
+
+    def carry_out(self, make_trainer: MakeTrainer) -> None:
+        """Do it, unless it was taken back. Never raises: whoever asked is told."""
+        if self.future.set_running_or_notify_cancel():
+            try:
+                self.future.set_result(self.work(make_trainer))
+            except BaseException as error:
+                self.future.set_exception(error)
 
 
 class RunManager:
@@ -47,7 +65,7 @@ class RunManager:
         self._seen: dict[tuple[Path, int], RunView] = {}  # what was read from disk, by path and time of change
         self._changed = threading.Condition()  # guards the five below
         self._runs: dict[str, Run] = {}
-        self._waiting: deque[Run] = deque()
+        self._waiting: deque[Run | Call] = deque()
         self._current: Run | None = None
         self._finished: deque[Run] = deque()
         self._closing = False
@@ -65,16 +83,20 @@ class RunManager:
         """
         check_runnable(settings)
         with self._changed:
-            if self._closing:
-                raise DreamerError("The program is closing; no run can start.")
-            if len(self._waiting) >= self.max_queue:
-                raise DreamerError(f"The queue is full: {self.max_queue} runs are waiting. Try again when one has finished.")
+            self._check_room()
             run = new_run(settings, self.runs_dir, owner, folder, start)
             self._runs[run.id] = run
-            self._waiting.append(run)
-            self._renumber()
-            self._changed.notify_all()
+            self._enqueue(run)
         return run
+
+    def call(self, work: Callable[[MakeTrainer], T]) -> Future[T]:
+        """Queue something else that needs the models; the worker thread does it in its turn. Raises DreamerError for a full
+        queue. The future's ``cancel`` takes it back while it waits."""
+        call = Call(work)
+        with self._changed:
+            self._check_room()
+            self._enqueue(call)
+        return call.future
 
     def pause(self, run_id: str) -> None:
         """Pause after the iteration in hand (a run that waits or loads pauses before its first)."""
@@ -148,7 +170,7 @@ class RunManager:
     def queue(self) -> tuple[Run, ...]:
         """The runs that wait, next first."""
         with self._changed:
-            return tuple(self._waiting)
+            return tuple(entry for entry in self._waiting if isinstance(entry, Run))
 
     def runs(self) -> tuple[RunView, ...]:
         """Every run, newest first: those of this program and those in ``runs_dir`` that can be read (without curves)."""
@@ -162,7 +184,10 @@ class RunManager:
         with self._changed:
             self._closing = True
             going = [run for run in self._runs.values() if not run.view.ended]
+            calls = [entry for entry in self._waiting if isinstance(entry, Call)]
             self._changed.notify_all()
+        for call in calls:
+            call.future.cancel()
         for run in going:
             self.stop(run.id, CLOSING)
         self._thread.join(timeout_s)
@@ -187,8 +212,20 @@ class RunManager:
         return views
 
     def _renumber(self) -> None:
-        for position, run in enumerate(self._waiting, 1):
-            run.update(queue_position=position)
+        for position, entry in enumerate(self._waiting, 1):
+            if isinstance(entry, Run):
+                entry.update(queue_position=position)
+
+    def _check_room(self) -> None:
+        if self._closing:
+            raise DreamerError("The program is closing; no run can start.")
+        if len(self._waiting) >= self.max_queue:
+            raise DreamerError(f"The queue is full: {self.max_queue} runs are waiting. Try again when one has finished.")
+
+    def _enqueue(self, entry: Run | Call) -> None:
+        self._waiting.append(entry)
+        self._renumber()
+        self._changed.notify_all()
 
     def _work(self) -> None:
         """The worker thread: it alone owns the models, the trainers and their scenes. Ends when the manager closes."""
@@ -199,12 +236,16 @@ class RunManager:
                 self._changed.wait_for(lambda: self._waiting or self._closing)
                 if self._closing:
                     return
-                run = self._current = self._waiting.popleft()
+                entry = self._waiting.popleft()
+                self._current = entry if isinstance(entry, Run) else None
                 self._renumber()
-            carry_out(run, self._make_trainer, self._pace, others_wait=lambda: bool(self._waiting))
+            if isinstance(entry, Call):
+                entry.carry_out(self._make_trainer)
+                continue
+            carry_out(entry, self._make_trainer, self._pace, others_wait=lambda: bool(self._waiting))
             with self._changed:
                 self._current = None
-                self._finished.append(run)
+                self._finished.append(entry)
                 if len(self._finished) > KEPT_SNAPSHOTS:
                     self._finished.popleft().forget_snapshot()
 

@@ -20,6 +20,7 @@ from dreamerxl.runs.folder import replacing
 from dreamerxl.runs.manager import RunManager
 from dreamerxl.runs.run import RunView
 from dreamerxl.web import takeaway
+from dreamerxl.web.lab_desk import LabDesk
 from dreamerxl.web.past import Past
 
 MOST_ORDERS = 12  # files that wait to be made, of all visitors
@@ -34,6 +35,7 @@ class Desk:
     def __init__(self, manager: RunManager):
         self.manager = manager
         self.past = Past()
+        self.lab = LabDesk(manager)
         self._last: str | None = None  # the run that was on show last
         self._captured: set[str] = set()
         self._orders: dict[tuple[str, str], str] = {}  # (run, file) -> '' while it is being made, else why it failed
@@ -167,7 +169,7 @@ class Desk:
         """The run in progress and how many wait, for /health."""
         run = self.manager.current()
         current = None if run is None else {"id": run.id, "status": run.view.status, "iteration": run.view.iteration}
-        return {"run": current, "waiting": len(self.manager.queue())}
+        return {"run": current, "waiting": len(self.manager.queue()), "training": self.manager.alive}
 
     def close(self) -> None:
         """Let go of the thread that makes captures and of the views of the past."""

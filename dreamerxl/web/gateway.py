@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx
 from fastapi import FastAPI, HTTPException, Request, WebSocket, WebSocketDisconnect
-from fastapi.responses import FileResponse, RedirectResponse, Response
+from fastapi.responses import FileResponse, JSONResponse, RedirectResponse, Response
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, WebSocketException
 from websockets.typing import Subprotocol
@@ -37,11 +37,13 @@ def make_gateway(
     run_folder: Callable[[str], Path | None],
     health: Callable[[], dict[str, Any]],
     past_address: Callable[[str], str | None] = lambda key: None,
+    lab_file: Callable[[str, str], Path | None] = lambda job_id, name: None,
 ) -> FastAPI:
     """The ASGI application without the page, which is mounted on it afterwards.
 
     viewer_address is host:port of the Viser server; run_folder gives the folder of a run or None; past_address gives
     host:port of a visitor's view of the past, by its key, or None. All views share one page; their sockets differ.
+    lab_file gives a file of a figure that was made in the Lab, by the figure's id and the file's name, or None.
     """
 
     @contextlib.asynccontextmanager
@@ -56,6 +58,12 @@ def make_gateway(
     @app.get("/health")
     def report_health() -> dict[str, Any]:
         return {"status": "ok", "version": __version__, **health()}
+
+    @app.get("/healthz")
+    def report_life() -> JSONResponse:
+        if not health().get("training", True):
+            return JSONResponse({"status": "the thread that trains has ended"}, 503)
+        return JSONResponse({"status": "ok"})
 
     @app.get("/viewer")
     def add_slash(request: Request) -> RedirectResponse:
@@ -99,6 +107,20 @@ def make_gateway(
             media_type=MEDIA_TYPES.get(path.suffix, "application/octet-stream"),
             filename=f"{run_id}-{name}",
             content_disposition_type="inline" if path.suffix in IN_PAGE else "attachment",
+        )
+
+    @app.get("/lab/{job_id}/files/{name}")
+    def figure_file(job_id: str, name: str) -> FileResponse:
+        path = lab_file(job_id, name)
+        if path is None:
+            raise HTTPException(404, "There is no such file of a figure.")
+        drawn = path.suffix in (".png", ".svg")
+        return FileResponse(
+            path,
+            media_type=MEDIA_TYPES.get(path.suffix, "application/octet-stream"),
+            filename=f"{job_id}-{name}",
+            content_disposition_type="inline" if drawn else "attachment",
+            headers={"content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:"},
         )
 
     return app

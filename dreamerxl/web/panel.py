@@ -40,6 +40,7 @@ from dreamerxl.web.controls import (
     shown,
 )
 from dreamerxl.web.desk import Desk, differing
+from dreamerxl.web.lab import add_lab
 from dreamerxl.web.offer import Offer, gallery_names, thumbnail
 from dreamerxl.web.share import harmless, query_of, settings_of_link
 from dreamerxl.web.takeaway import has_scene
@@ -72,7 +73,7 @@ def make_panel(desk: Desk, offer: Offer) -> gr.Blocks:
         seen = gr.State({})
 
         gr.HTML(cards.header(), elem_id="header")
-        with gr.Column(elem_id="page"):
+        with gr.Tabs(elem_id="tabs") as tabs, gr.Tab("Scenes"), gr.Column(elem_id="page"):
             with gr.Column(elem_id="ask"):
                 prompt = gr.Textbox(
                     first.prompt,
@@ -339,6 +340,8 @@ def make_panel(desk: Desk, offer: Offer) -> gr.Blocks:
         tell = {"fn": refresh, "inputs": [visitor, looking, seen], "outputs": [*parts, seen]}
         quiet: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
         filled = [base, *form]
+        with tabs, gr.Tab("Lab"):
+            add_lab(desk.lab, visitor, filled, wanted)
         page.load(arrive, visitor, [visitor, looking, said, *filled], **quiet).then(**tell, **quiet)
         gallery.click(pick, None, [said, *filled], **quiet)
         for starting in (run.click, prompt.submit):

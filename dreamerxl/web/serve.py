@@ -14,6 +14,7 @@ from fastapi import FastAPI
 
 from dreamerxl.runs.manager import RunManager
 from dreamerxl.web.desk import Desk
+from dreamerxl.web.door import App
 from dreamerxl.web.gateway import make_gateway
 from dreamerxl.web.offer import Offer
 from dreamerxl.web.panel import make_panel
@@ -34,6 +35,7 @@ class Site:
 
     def close(self) -> None:
         """Stop the runs, keeping their scenes, and the view."""
+        self.desk.lab.close()  # before the manager, whose thread may be making a figure
         self.manager.close()
         self.viewer.close()  # before the desk, which it asks
         self.desk.close()
@@ -45,7 +47,8 @@ def make_site(manager: RunManager, offer: Offer, root_path: str = "") -> Site:
     viewer = Viewer()
     viewer.follow(lambda: stage_of(desk.on_show()))
     started = secrets.token_hex(4)
-    app = make_gateway(viewer.address, desk.folder, lambda: {"started": started, **desk.health()}, desk.past.address)
+    health = {"started": started}
+    app = make_gateway(viewer.address, desk.folder, lambda: {**health, **desk.health()}, desk.past.address, desk.lab.file)
     page = make_panel(desk, offer)
     app = gr.mount_gradio_app(
         app,
@@ -64,7 +67,7 @@ def make_site(manager: RunManager, offer: Offer, root_path: str = "") -> Site:
     return Site(app, manager, desk, viewer)
 
 
-def make_server(app: FastAPI) -> uvicorn.Server:
+def make_server(app: App) -> uvicorn.Server:
     """A server for the site; give its ``run`` a listening socket.
 
     The view's messages are packed already, and a browser that draws in software may answer a ping late.

@@ -36,6 +36,7 @@ PARTS = (  # where a name may lie in a run's folder
 MEDIA_TYPES = {
     ".mp4": "video/mp4",
     ".png": "image/png",
+    ".svg": "image/svg+xml",
     ".jpg": "image/jpeg",
     ".html": "text/html",
     ".json": "application/json",

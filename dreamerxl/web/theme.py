@@ -85,7 +85,7 @@ DO = """
 element.addEventListener('click', (event) => {
   const control = event.target.closest('[data-do]');
   if (!control) return;
-  const sure = control.dataset.do.startsWith('delete:') ? confirm('Delete this run and all its files?') : true;
+  const sure = control.dataset.do.startsWith('delete:') ? confirm('Delete this and all its files?') : true;
   if (sure) trigger('click', {name: control.dataset.do});
 });
 """

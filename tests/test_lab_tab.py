@@ -1,0 +1,203 @@
+"""The Lab: figures take their turn among the runs, are shown, stopped, kept and found again; nothing else leaves its folder."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_training import fake_make_trainer
+from fastapi.testclient import TestClient
+
+from dreamerxl.config import Settings, load_settings
+from dreamerxl.errors import DreamerError
+from dreamerxl.guidance.hub import Say
+from dreamerxl.lab import figures
+from dreamerxl.lab.figures import Figure
+from dreamerxl.runs.manager import RunManager
+from dreamerxl.web import lab_desk
+from dreamerxl.web.gateway import make_gateway
+from dreamerxl.web.lab import figure_cards, job_cards, toy_picture
+from dreamerxl.web.lab_desk import Job, LabDesk
+
+SETTINGS = Settings(prompt="a <b>bold</b> duck", iterations=3)
+
+
+@pytest.fixture
+def manager(tmp_path: Path) -> Iterator[RunManager]:
+    manager = RunManager(tmp_path, fake_make_trainer())
+    yield manager
+    manager.close()
+
+
+@pytest.fixture
+def lab(manager: RunManager) -> Iterator[LabDesk]:
+    lab = LabDesk(manager)
+    yield lab
+    lab.close()
+
+
+def drawing(work: Callable[[Say], None] = lambda say: None) -> Callable[..., Figure]:
+    """Stands for a figure that needs a model: notes the thread it runs on."""
+
+    def make(settings: Settings, make_trainer: Any, say: Say) -> Figure:
+        work(say)
+        trainer = make_trainer(settings, say).trainer
+        return Figure("6", "A test", ".svg", b"<svg/>", {"thread": threading.current_thread().name, "sides": len(trainer.sides)})
+
+    return make
+
+
+def until(condition: Callable[[], Any]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def job_of(lab: LabDesk, job: Job) -> Job:
+    return next(other for other in lab.jobs() if other.id == job.id)
+
+
+def use(monkeypatch: pytest.MonkeyPatch, make: Callable[..., Figure]) -> None:
+    monkeypatch.setitem(figures.FIGURES, "6", ("a test", make))
+
+
+def test_a_figure_is_made_by_the_worker_in_its_turn(lab: LabDesk, manager: RunManager, monkeypatch: pytest.MonkeyPatch):
+    order: list[str] = []
+    use(monkeypatch, drawing(lambda say: order.extend(run.view.status for run in (before, after))))
+    before = manager.submit(SETTINGS)
+    job = lab.order("6", SETTINGS, "me")
+    after = manager.submit(SETTINGS)
+    assert [run.id for run in manager.queue() if run is before] in ([], [before.id])
+    until(lambda: job_of(lab, job).ended)
+    assert job_of(lab, job).status == "done"
+    assert order == ["done", "queued"]
+    assert after.wait(20) and after.view.status == "done"
+    told = json.loads((lab.folder / job.id / "figure-6.json").read_text())
+    assert told["data"] == {"thread": "dreamerxl-worker", "sides": 2}
+    assert load_settings(lab.folder / job.id / "settings.yaml") == SETTINGS
+
+
+def test_runs_behind_a_figure_are_told_their_place(lab: LabDesk, manager: RunManager, monkeypatch: pytest.MonkeyPatch):
+    go = threading.Event()
+    use(monkeypatch, drawing(lambda say: go.wait(20) and None))
+    lab.order("6", SETTINGS, "me")
+    until(lambda: lab.jobs()[0].status == "working")
+    second = lab.order("6", SETTINGS, "me")
+    run = manager.submit(SETTINGS)
+    assert (manager.current(), run.view.queue_position) == (None, 2)
+    go.set()
+    assert run.wait(20)
+    assert job_of(lab, second).status == "done"
+
+
+def test_a_toy_is_made_while_the_worker_is_busy(lab: LabDesk, monkeypatch: pytest.MonkeyPatch):
+    go = threading.Event()
+    use(monkeypatch, drawing(lambda say: go.wait(20) and None))
+    slow, toy = lab.order("6", SETTINGS, "me"), lab.order("3", SETTINGS, "me")
+    until(lambda: job_of(lab, toy).ended)
+    assert job_of(lab, toy).files == ("figure-3.svg", "figure-3.json", "settings.yaml")
+    assert job_of(lab, slow).status in ("queued", "working")
+    go.set()
+    until(lambda: job_of(lab, slow).ended)
+
+
+def test_a_figure_shows_its_progress_and_its_owner_can_stop_it(lab: LabDesk, monkeypatch: pytest.MonkeyPatch):
+    def forever(say: Say) -> None:
+        for count in range(10**6):
+            say(f"At {count}.")
+            time.sleep(0.005)
+
+    use(monkeypatch, drawing(forever))
+    job, waiting = lab.order("6", SETTINGS, "me"), lab.order("6", SETTINGS, "me")
+    until(lambda: re.match(r"At \d+", job_of(lab, job).stage))
+    with pytest.raises(DreamerError, match="another visitor"):
+        lab.stop(job.id, "you")
+    with pytest.raises(DreamerError, match="still being made"):
+        lab.delete(job.id, "me")
+    lab.stop(waiting.id, "me")
+    assert job_of(lab, waiting).status == "stopped"
+    lab.stop(job.id, "me")
+    until(lambda: job_of(lab, job).ended)
+    assert job_of(lab, job).status == "stopped" and job_of(lab, job).files == ()
+
+
+def test_a_failure_is_a_sentence(lab: LabDesk, monkeypatch: pytest.MonkeyPatch):
+    def fail(say: Say) -> None:
+        raise DreamerError("The moon is full.")
+
+    def break_(say: Say) -> None:
+        raise ZeroDivisionError("secret")
+
+    for broken, said in ((fail, "The moon is full."), (break_, "the program's log")):
+        use(monkeypatch, drawing(broken))
+        job = lab.order("6", SETTINGS, "me")
+        until(lambda job=job: job_of(lab, job).ended)
+        found = job_of(lab, job)
+        assert found.status == "failed" and said in found.stage and "secret" not in found.stage
+
+
+@pytest.mark.parametrize(("name", "prompt", "said"), [("5", "a duck", "no figure '5'"), ("6", " ", "prompt is empty")])
+def test_what_cannot_be_made_is_refused(lab: LabDesk, name: str, prompt: str, said: str):
+    with pytest.raises(DreamerError, match=said):
+        lab.order(name, Settings(prompt=prompt), "me")
+    assert lab.jobs() == []
+
+
+def test_there_is_an_end_to_what_waits(lab: LabDesk, manager: RunManager, monkeypatch: pytest.MonkeyPatch):
+    go = threading.Event()
+    use(monkeypatch, drawing(lambda say: go.wait(20) and None))
+    for _ in range(lab_desk.MOST_WAITING):
+        lab.order("6", SETTINGS, "me")
+    with pytest.raises(DreamerError, match="8 figures are being made or wait"):
+        lab.order("6", SETTINGS, "me")
+    lab.close()
+    go.set()
+    until(lambda: all(job.ended for job in lab.jobs()))
+
+
+def test_figures_of_an_earlier_program_are_found_and_served(lab: LabDesk, manager: RunManager, tmp_path: Path):
+    job = lab.order("3", SETTINGS, "me")
+    until(lambda: job_of(lab, job).ended)
+    (lab.folder / "20260101-000000-abcdef").mkdir()
+    (lab.folder / "20260101-000000-abcdef" / "job.json").write_text(
+        json.dumps({**job_of(lab, job).__dict__, "id": "20260101-000000-abcdef", "files": ["../../secret"]})
+    )
+    (tmp_path / "secret").write_text("x")
+    again = LabDesk(manager)
+    assert [found.id for found in again.jobs()] == [job.id]
+    site = TestClient(make_gateway("127.0.0.1:1", lambda run_id: None, dict, lab_file=again.file))
+    answer = site.get(f"/lab/{job.id}/files/figure-3.svg")
+    assert answer.status_code == 200 and answer.headers["content-type"].startswith("image/svg+xml")
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+    assert answer.text.startswith("<svg")
+    assert site.get(f"/lab/{job.id}/files/settings.yaml").headers["content-disposition"].startswith("attachment")
+    for address in (f"{job.id}/files/job.json", f"{job.id}/files/..%2f..%2fsecret", "20260101-000000-abcdef/files/secret"):
+        assert site.get(f"/lab/{address}").status_code == 404
+    again.delete(job.id, "me")
+    assert again.jobs() == [] and not (lab.folder / job.id).exists()
+    again.close()
+
+
+def test_what_is_shown_is_escaped_and_whole():
+    mine = Job("20260101-000000-abcdef", "6", "a <b>bold</b> duck", 0.0, lab_desk.key_of("me"), "done", "", ("figure-6.png",))
+    shown = job_cards([mine], "me")
+    assert "<b>bold</b>" not in shown and "&lt;b&gt;bold" in shown
+    assert 'data-do="delete:20260101-000000-abcdef"' in shown and "data-do" not in job_cards([mine], "you")
+    assert 'src="lab/20260101-000000-abcdef/files/figure-6.png"' in shown
+    assert re.findall(r'data-do="make:(\w+)"', figure_cards()) == list(figures.FIGURES)
+
+
+@pytest.mark.parametrize(
+    ("sliders", "title"),
+    [((900, 800, 810, 200), "t = 900, s = 800"), ((500, 800, 10, 5000), "t = 500, s = 499"), ((2, 1, 999, 1), "t = 2, s = 1")],
+)
+def test_the_toy_answers_to_every_place_of_its_sliders(sliders: tuple[int, int, int, int], title: str):
+    shown = toy_picture(*sliders)
+    assert title in shown and shown.count("download=") == 2
