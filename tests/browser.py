@@ -71,7 +71,7 @@ class GrowingTrainer(FakeTrainer):
     GATHERED = 40  # iterations until the ring is whole
 
     def __post_init__(self) -> None:
-        self.replaced = []
+        self.replaced, self.slowed = [], []
         self.sides = [SimpleNamespace(variant=variant, params=self._scene(0.0, k)) for k, variant in self._variants()]
 
     def step(self) -> Any:

@@ -49,6 +49,7 @@ class FakeTrainer:
     def __post_init__(self) -> None:
         self.sides = [SimpleNamespace(variant=variant, params=ball(seed=index)) for index, variant in self._variants()]
         self.replaced: list[tuple[int, int, Variant]] = []
+        self.slowed: list[float] = []
 
     def _variants(self) -> list[tuple[int, Variant]]:
         return list(enumerate(self.settings.variants))
@@ -89,6 +90,9 @@ class FakeTrainer:
     def replace_variant(self, index: int, variant: Variant) -> None:
         self.sides[index].variant = variant
         self.replaced.append((self.iteration, index, variant))
+
+    def slow_down(self, factor: float) -> None:
+        self.slowed.append(factor)
 
     def state_dict(self) -> State:
         tensors = {f"{i}.{name}": value.detach() for i, side in enumerate(self.sides) for name, value in side.params.items()}

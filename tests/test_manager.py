@@ -333,16 +333,6 @@ def test_a_model_that_cannot_be_loaded_fails_the_run_alone(start):
     assert (run.view.status, run.view.reason) == ("failed", "The model x/y is not in the local hub cache.")
 
 
-def test_a_disk_that_fills_up_fails_the_run_with_a_sentence(start, monkeypatch):
-    def full(self, line):
-        raise RunFolderError("metrics.jsonl cannot be written: No space left on device.")
-
-    monkeypatch.setattr("dreamerxl.runs.folder.RunFolder.append_metrics", full)
-    run = start().submit(QUICK)
-    assert run.wait(20)
-    assert (run.view.status, run.view.reason) == ("failed", "metrics.jsonl cannot be written: No space left on device.")
-
-
 @pytest.mark.parametrize("fail_at", [None, 3])
 def test_a_run_that_ended_lets_go_of_its_trainer(start, fail_at):
     alive = []
@@ -401,8 +391,13 @@ def test_runs_are_found_again_by_the_next_manager(start, tmp_path):
     (tmp_path / "runs" / "other" / "run.json").write_text("{}")
 
     second = start()
+    assert [view.id for view in second.runs()] == [done.id], "what another program trains is not this one's to list"
+    with pytest.raises(DreamerError, match="no run"):
+        second.get(going.id)
+    going.folder.release()  # as the end of its program does
     views = {view.id: view for view in second.runs()}
     assert list(views) == [going.id, done.id]
+    assert [view.id for view in second.cut_off()] == [going.id] and views[going.id].resumable
     assert (views[done.id].status, views[done.id].iteration, views[done.id].settings) == ("done", 20, QUICK)
     assert (views[going.id].status, views[going.id].reason) == ("failed", "The program ended before the run did.")
     assert views[going.id].settings.variants[1].gamma == 0.9

@@ -40,6 +40,15 @@ class Curves:
         if len(self._iterations) >= self._points:
             self._thin()
 
+    def forget_after(self, iteration: int) -> None:
+        """Drop what came after an iteration, to which a run went back."""
+        kept = sum(at <= iteration for at in self._iterations)
+        del self._iterations[kept:]
+        for curves in self._sides:
+            for values in curves.values():
+                del values[kept:]
+        self._pending.clear()
+
     def history(self) -> History:
         """The curves so far, immutable."""
         sides = tuple({name: tuple(values) for name, values in curves.items()} for curves in self._sides)

@@ -7,16 +7,24 @@ a reader never sees half of one. A folder that cannot be written raises RunFolde
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
+import os
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from dreamerxl import files
 from dreamerxl.config import Variant
 from dreamerxl.errors import RunFolderError
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+LOCK = ".lock"
 PARTS = ("checkpoints", "captures", "scenes", "growth", "exports")
 
 
@@ -26,6 +34,7 @@ class RunFolder:
     def __init__(self, path: Path):
         self.path = Path(path)
         self.checkpoints, self.captures, self.scenes, self.growth, self.exports = (self.path / part for part in PARTS)
+        self._lock: IO[bytes] | None = None
 
     @classmethod
     def create(cls, path: Path) -> RunFolder:
@@ -36,8 +45,7 @@ class RunFolder:
                 raise RunFolderError(f"{path} is a file; name a folder that does not exist yet or is empty.")
             if folder.path.is_dir() and any(folder.path.iterdir()):
                 raise RunFolderError(f"The folder {path} is not empty; name one that does not exist yet, or empty it.")
-            for part in (folder.checkpoints, folder.captures, folder.scenes, folder.growth, folder.exports):
-                part.mkdir(parents=True, exist_ok=True)
+        folder.mend()
         return folder
 
     def write_record(self, record: dict[str, Any]) -> None:
@@ -56,20 +64,90 @@ class RunFolder:
         return record
 
     def append_metrics(self, line: dict[str, Any]) -> None:
-        """Add one iteration to metrics.jsonl."""
-        with explained(self.path / "metrics.jsonl"), open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        """Add one iteration to metrics.jsonl: the whole line or, where the disk refuses, nothing of it."""
+        data = (json.dumps(line) + "\n").encode()
+        with explained(self.path / "metrics.jsonl"), open(self.path / "metrics.jsonl", "ab", buffering=0) as file:
+            end = file.seek(0, os.SEEK_END)
+            try:
+                if file.write(data) < len(data):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            except OSError:
+                with contextlib.suppress(OSError):
+                    file.truncate(end)
+                raise
 
     def read_metrics(self) -> Iterator[dict[str, Any]]:
         """The lines of metrics.jsonl, as far as they are whole."""
-        with contextlib.suppress(OSError, ValueError), open(self.path / "metrics.jsonl", encoding="utf-8") as lines:
-            for line in lines:
-                yield json.loads(line)
+        return whole_lines(self.path / "metrics.jsonl")
+
+    def forget_metrics_after(self, iteration: int) -> None:
+        """Rewrite metrics.jsonl and growth/marks.jsonl without what came after an iteration, or was torn off."""
+        for path in (self.path / "metrics.jsonl", self.growth / "marks.jsonl"):
+            if path.exists():
+                kept = [line for line in whole_lines(path) if line["iteration"] <= iteration]
+                with replacing(path) as temporary:
+                    temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+
+    def mend(self) -> None:
+        """Make the parts of the folder again that have gone."""
+        with explained(self.path):
+            for part in PARTS:
+                (self.path / part).mkdir(parents=True, exist_ok=True)
+
+    def sweep(self) -> None:
+        """Remove what a killed program left half written. Only for a folder that nobody holds."""
+        with explained(self.path):
+            for path in self.path.glob("**/.*"):
+                if path.name != LOCK:
+                    path.unlink(missing_ok=True)
+
+    def hold(self) -> None:
+        """Keep the folder for this program until ``release`` or until the program ends, however it ends."""
+        self._lock = _locked(self.path / LOCK)
+
+    def release(self) -> None:
+        """Let go of the folder."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def is_held(self) -> bool:
+        """Whether a living program keeps the folder, this one or another."""
+        if self._lock is not None:
+            return True
+        lock = _locked(self.path / LOCK) if (self.path / LOCK).exists() else None
+        if lock is None:
+            return (self.path / LOCK).exists() and fcntl is not None
+        lock.close()
+        return False
 
     def log(self, error: BaseException) -> None:
         """Add an exception's whole traceback to log.txt; never raises, for it is called when something failed already."""
         with contextlib.suppress(OSError), open(self.path / "log.txt", "a", encoding="utf-8") as file:
             file.write("".join(traceback.format_exception(error)) + "\n")
+
+
+def _locked(path: Path) -> IO[bytes] | None:
+    """The open file with an exclusive lock, which ends with its program; None where another holds it or there are no locks."""
+    if fcntl is None:
+        return None
+    try:
+        file = open(path, "ab")  # noqa: SIM115  held open for as long as the lock is wanted
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.close()
+            return None
+        return file
+    except OSError:
+        return None
+
+
+def whole_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The JSON lines of a file that grows, up to one that a killed program tore."""
+    with contextlib.suppress(OSError, ValueError), open(path, encoding="utf-8") as lines:
+        for line in lines:
+            yield json.loads(line)
 
 
 def scene_paths(folder: Path, variants: Sequence[Variant]) -> list[Path]:

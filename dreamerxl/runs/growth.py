@@ -58,6 +58,12 @@ class Growth:
         for path in folder.glob(f"{iteration:07d}-*"):
             shutil.copyfile(path, self.folder / path.name)
 
+    def forget_after(self, iteration: int) -> None:
+        """Let go of the moments after an iteration, to which a run went back. Raises OSError."""
+        for path in self.folder.glob("*-*"):
+            if path.name[:7].isdigit() and int(path.name[:7]) > iteration:
+                path.unlink(missing_ok=True)
+
     def _too_much(self, sides: int) -> bool:
         kept = moments(self.folder, sides)
         if len(kept) <= 3:  # the first, the newest, and one in between always stay

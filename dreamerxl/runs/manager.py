@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from dreamerxl.config import Settings
-from dreamerxl.errors import DreamerError, SettingsError
+from dreamerxl.errors import DreamerError, RunFolderError, SettingsError
 from dreamerxl.guidance.hub import silent
-from dreamerxl.runs.folder import explained
+from dreamerxl.runs.folder import RunFolder, explained
 from dreamerxl.runs.prepare import Preparation
 from dreamerxl.runs.run import ID_PATTERN, Run, RunView, new_run, read_run
 from dreamerxl.runs.worker import Change, MakeTrainer, Pace, Pause, Resume, Stop, Watch, carry_out
@@ -162,6 +162,11 @@ class RunManager:
                 run = self._runs.setdefault(run_id, run)
         return run
 
+    @property
+    def alive(self) -> bool:
+        """Whether the thread that trains is there."""
+        return self._thread.is_alive()
+
     def current(self) -> Run | None:
         """The run that loads, trains or is paused now."""
         with self._changed:
@@ -178,6 +183,19 @@ class RunManager:
         with self._changed:
             views |= {run.id: run.view for run in self._runs.values()}
         return tuple(sorted(views.values(), key=lambda view: view.created, reverse=True))
+
+    def cut_off(self) -> tuple[RunView, ...]:
+        """Runs that an earlier program's end cut off and that nobody took up since, newest first; each can be taken up."""
+        views = self.runs()
+        taken = {view.goes_on_from for view in views if view.resumable or not view.cut_off}  # not by one that came to nothing
+        return tuple(view for view in views if view.resumable and view.id not in taken)
+
+    def take_up(self, run_id: str, owner: str | None = None, folder: Path | None = None) -> Run:
+        """Queue a run that goes on from the newest checkpoint of one that was cut off, to its end. Raises DreamerError."""
+        view = self.get(run_id).view
+        if not view.resumable:
+            raise DreamerError(f"The run {run_id} was not cut off, or left no checkpoint; there is nothing to take up.")
+        return self.submit(view.settings, owner, folder, view)
 
     def close(self, timeout_s: float = 60.0) -> bool:
         """Stop every run, keep the current one's scenes, and wait for the worker; False when it was still busy."""
@@ -229,6 +247,10 @@ class RunManager:
 
     def _work(self) -> None:
         """The worker thread: it alone owns the models, the trainers and their scenes. Ends when the manager closes."""
+        for view in self._on_disk():
+            if view.cut_off:
+                with contextlib.suppress(RunFolderError):
+                    RunFolder(view.folder).sweep()
         if self._warm is not None:
             self._warm_up(self._warm)
         while True:

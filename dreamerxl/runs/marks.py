@@ -9,7 +9,6 @@ They cost renders, so they are taken with the growth's moments and not in every 
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ import torch
 from dreamerxl.cameras import cameras_at
 from dreamerxl.gaussians.scene import FrozenSplats
 from dreamerxl.runs.drawing import DISTANCE, ELEVATION_DEG, extent, fitting_fovy_deg, pictures
+from dreamerxl.runs.folder import whole_lines
 
 PAIRS = 3
 NEAR_DEG = 15.0
@@ -54,6 +54,4 @@ def append_marks(folder: Path, iteration: int, marks: Sequence[dict[str, float]]
 
 def read_marks(folder: Path) -> Iterator[dict[str, Any]]:
     """The lines that ``append_marks`` wrote, as far as they are whole."""
-    with contextlib.suppress(OSError, ValueError), open(folder / FILE, encoding="utf-8") as lines:
-        for line in lines:
-            yield json.loads(line)
+    return whole_lines(folder / FILE)

@@ -37,7 +37,7 @@ class Event:
     """Something that happened to a run. ``iteration`` counts the iterations done before it."""
 
     iteration: int
-    kind: Literal["queued", "loading", "started", "paused", "resumed", "changed", "stopped", "done", "failed"]
+    kind: Literal["queued", "loading", "started", "paused", "resumed", "changed", "recovered", "stopped", "done", "failed"]
     text: str
     time: str  # UTC, ISO 8601
     details: Mapping[str, Any] = field(default_factory=dict)
@@ -67,6 +67,8 @@ class RunView:
     history: History = History()
     marks: History = History()  # of the scenes at the moments of the growth (runs.marks)
     view_share: float = VIEW_SHARE  # of the time goes into snapshots
+    cut_off: bool = False  # its program ended before it did
+    goes_on_from: str = ""  # the id of the run that it took up
     owner_key: str = ""  # tells the owner across restarts without giving the token away
     snapshot: Snapshot | None = None
 
@@ -77,6 +79,11 @@ class RunView:
     @property
     def ended(self) -> bool:
         return self.status in ENDED
+
+    @property
+    def resumable(self) -> bool:
+        """Whether it was cut off and left a checkpoint to go on from."""
+        return self.cut_off and any((self.folder / "checkpoints").glob("*.safetensors"))
 
     def belongs_to(self, owner: str | None) -> bool:
         """Whether a visitor's token is that of the run's owner."""
@@ -130,7 +137,7 @@ class Run:
         expect: Collection[Status] | None = None,
         **changes: Any,
     ) -> bool:
-        """Publish a new view together with an event, and write run.json; False as in ``update``."""
+        """Publish a new view together with an event, and write run.json if the disk lets it; False as in ``update``."""
         with self._lock:
             if self._view.ended or (expect is not None and self._view.status not in expect):
                 return False
@@ -139,13 +146,17 @@ class Run:
             try:
                 self.folder.write_record(self.describe())
             except RunFolderError as error:
-                if not self._view.ended:
-                    raise
                 self.folder.log(error)
             finally:
                 if self._view.ended:
+                    self.folder.release()
                     self._ended.set()
             return True
+
+    def write(self) -> None:
+        """Write run.json as it is now. Raises RunFolderError; ``record`` only logs what the disk refuses."""
+        with self._lock:
+            self.folder.write_record(self.describe())
 
     def next_command(self, timeout_s: float) -> Any | None:
         """The oldest command that has not been obeyed, or None when none came in time. For the worker thread."""
@@ -182,6 +193,7 @@ class Run:
             "versions": versions(),
             "machine": machine(view.device),
             "owner_key": view.owner_key,
+            "goes_on_from": view.goes_on_from,
         }
 
 
@@ -193,8 +205,19 @@ def new_run(
     created = time.time()
     run_id = new_id(created)
     folder = RunFolder.create(path or runs_dir / run_id)
-    view = RunView(run_id, folder.path, settings, owner, "queued", created, owner_key=key_of(owner) if owner else "")
+    view = RunView(
+        run_id,
+        folder.path,
+        settings,
+        owner,
+        "queued",
+        created,
+        owner_key=key_of(owner) if owner else "",
+        goes_on_from="" if start is None else start.id,
+    )
     run = Run(view, folder, start=None if start is None else start.folder)
+    folder.hold()
+    run.write()
     run.record("queued", "Waiting for its turn." if start is None else f"Waiting for its turn; goes on from {start.id}.")
     return run
 
@@ -207,14 +230,17 @@ def new_id(created: float) -> str:
 def read_run(path: Path, with_curves: bool = True) -> Run:
     """A run found on disk. Raises DreamerError where the folder does not hold one that can be read.
 
-    A run that was going on when its program ended comes back as failed: no thread works on it.
+    A run that was going on when its program ended comes back as failed and cut off: no thread works on it. One that another
+    program trains is refused.
     """
     folder = RunFolder(path)
+    if folder.is_held():
+        raise RunFolderError(f"The run in {path} is being trained by another program.")
     record = folder.read_record()
     try:
         submitted = Settings.from_dict(record["settings"])
-        status, reason = record["status"], record["reason"]
-        if status not in ENDED:
+        status, reason, cut_off = record["status"], record["reason"], record["status"] not in ENDED
+        if cut_off:
             status, reason = "failed", "The program ended before the run did."
         view = RunView(
             id=record["id"],
@@ -228,9 +254,11 @@ def read_run(path: Path, with_curves: bool = True) -> Run:
             events=tuple(Event(**event) for event in record["events"]),
             model=record["model"],
             device=record["device"],
-            iteration=record["iteration"],
+            iteration=max(record["iteration"], last_checkpoint(folder) if cut_off else 0),
             its_per_s=record["its_per_s"],
             timings=record["timings_s"],
+            cut_off=cut_off,
+            goes_on_from=str(record.get("goes_on_from", "")),
             owner_key=str(record.get("owner_key", "")),
         )
     except (KeyError, TypeError, ValueError) as error:
@@ -244,6 +272,11 @@ def read_run(path: Path, with_curves: bool = True) -> Run:
     for line in read_marks(folder.growth) if with_curves else ():
         marks.add(line["iteration"], line["sides"])
     return Run(dataclasses.replace(view, history=curves.history(), marks=marks.history()), folder, submitted)
+
+
+def last_checkpoint(folder: RunFolder) -> int:
+    """The iteration of the newest checkpoint, by its name; 0 without one."""
+    return max((int(path.stem) for path in folder.checkpoints.glob("*.safetensors") if path.stem.isdigit()), default=0)
 
 
 def key_of(owner: str) -> str:

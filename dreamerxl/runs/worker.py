@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from dreamerxl.cameras import frustums
 from dreamerxl.config import Settings, Variant
-from dreamerxl.errors import DreamerError, RunFolderError
+from dreamerxl.errors import DreamerError, NumericalError, RunFolderError
 from dreamerxl.gaussians.ply import write_ply
 from dreamerxl.gaussians.scene import FrozenSplats, freeze
 from dreamerxl.guidance.hub import Say
@@ -27,9 +28,12 @@ from dreamerxl.runs.metadata import describe, to_text
 from dreamerxl.runs.run import VIEW_SHARE, Run
 from dreamerxl.runs.snapshot import Snapshot, labels, metrics, sealed, take_sides
 from dreamerxl.training import checkpoint
+from dreamerxl.training.memory import is_out_of_memory, what_needs_less
+from dreamerxl.training.trainer import slower
 
 SLOWEST_SNAPSHOTS_S = 1.2  # the view is to change every two seconds at least, and an iteration may come in between
 KEPT_CHECKPOINTS = 2
+RECOVERY = 0.5  # of every learning rate is left after something was not finite
 MARKED = 2  # of so many moments one gets marks, besides the last: they cost renders and a judgement
 
 
@@ -42,6 +46,7 @@ class TrainerLike(Protocol):
     def sides(self) -> Sequence[Any]: ...
     def step(self) -> Any: ...
     def replace_variant(self, index: int, variant: Variant) -> None: ...
+    def slow_down(self, factor: float) -> None: ...
     def state_dict(self) -> Any: ...
     def load_state_dict(self, state: Any) -> None: ...
 
@@ -129,7 +134,7 @@ def carry_out(run: Run, make_trainer: MakeTrainer, pace: Pace, others_wait: Call
         run.folder.log(error)
         if session is not None:
             session.rescue_scenes()
-        reason = sentence(error)
+        reason = sentence(error, run.view.settings)
         run.record("failed", reason, status="failed", reason=reason, eta_s=0.0)
     finally:
         session = prepared = None
@@ -142,18 +147,22 @@ class Withdrawn(DreamerError):
     """The run was stopped while its model was loading."""
 
 
+class Abandoned(DreamerError):
+    """The run was stopped while the disk refused what it had to write."""
+
+
 def tell(run: Run, stage: str) -> None:
     """Show what the loading is at. Raises Withdrawn to end the loading of a run that has been stopped meanwhile."""
     if not run.update(expect={"loading"}, stage=stage):
         raise Withdrawn(f"The run {run.id} was stopped.")
 
 
-def sentence(error: BaseException) -> str:
+def sentence(error: BaseException, settings: Settings) -> str:
     """The reason of a failure in words for the person who asked for the run."""
     if isinstance(error, DreamerError):
         return str(error)
-    if isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)):
-        return "The memory was not enough: fewer views per iteration, a lower resolution or fewer Gaussians need less."
+    if is_out_of_memory(error):
+        return what_needs_less(settings)
     detail = (str(error).strip().splitlines() or [""])[0][:200].rstrip(".")
     return (
         f"An unexpected {type(error).__name__} ended the run{': ' + detail if detail else ''}. The run's log.txt has the details."
@@ -172,6 +181,8 @@ class Session:
         self.growth = Growth(run.folder.growth, self.settings.iterations)
         self.kept: int | None = None  # the iteration of the latest moment of the growth
         self.moments = 0  # how many were kept
+        self.recovered = False  # whether it went back once already
+        self.spared: set[str] = set()  # what failed beside the training
         self.seconds_per_iteration: float | None = None
         self.snapshot_at, self.snapshot_costs = 0.0, deque([0.0], maxlen=2)
         self.timings = {"loading": loading, "iterations": 0.0, "snapshots": 0.0, "paused": 0.0}
@@ -193,43 +204,107 @@ class Session:
             return
         if self.run.start is not None:
             self.take_up(self.run.start)
-        status, reason = "done", ""
-        while self.trainer.iteration < self.settings.iterations:
-            stop = self.obey()
-            if stop is not None:
-                status, reason = "stopped", stop.reason
-                break
-            self.iterate()
-        if self.report is not None:
-            self.publish_snapshot()
-            if self.kept != self.trainer.iteration:
-                self.keep_moment()
-        self.save_scenes()
-        self.save_checkpoint()
+        try:
+            status, reason = self.iterate_to_the_end()
+        except Abandoned as abandoned:
+            status, reason = "stopped", str(abandoned)
         text = reason or f"All {self.settings.iterations} iterations are done."
         self.run.record(status, text, status=status, reason=reason, eta_s=0.0, timings=dict(self.timings))
+
+    def iterate_to_the_end(self) -> tuple[Literal["done", "stopped"], str]:
+        """Iterate, obeying commands in between, and write what is left. How it ended, and why where it was stopped."""
+        if self.settings.checkpoint_every:
+            self.write(self.save_checkpoint)  # something to go back to, or to go on from, before the first interval is over
+        stop = self.obey()
+        while stop is None and self.trainer.iteration < self.settings.iterations:
+            self.iterate()
+            stop = self.obey() if self.trainer.iteration < self.settings.iterations else None
+        if self.report is not None:
+            self.spare("The view", self.publish_snapshot)
+            if self.kept != self.trainer.iteration:
+                self.keep_moment()
+        self.write(self.save_scenes)
+        self.write(self.save_checkpoint)
+        self.write(self.run.write)
+        return ("done", "") if stop is None else ("stopped", stop.reason)
+
+    def write(self, action: Callable[[], None]) -> None:
+        """Carry out a write. Where the disk refuses, the run is paused with the reason until it is resumed and the write goes
+        through; nothing of the training is lost. Raises Abandoned when it is stopped instead."""
+        while True:
+            try:
+                return action()
+            except RunFolderError as error:
+                self.run.folder.log(error)
+                stop = self.obey(because=f"{error} The run waits; press Resume when that is mended.")
+                if stop is not None:
+                    raise Abandoned(f"{stop.reason} What it had to write could not be written: {error}") from error
+                with contextlib.suppress(RunFolderError):  # the next attempt tells
+                    self.run.folder.mend()
+
+    def spare(self, what: str, action: Callable[[], None]) -> None:
+        """Carry out what is beside the training; when it fails, the training goes on and says so once."""
+        try:
+            action()
+        except Exception as error:
+            self.run.folder.log(error)
+            if what not in self.spared:
+                self.spared.add(what)
+                said = f"{what} could not be kept up ({type(error).__name__}: {error}); the training goes on."
+                self.run.update(notices=(*self.run.view.notices, said))
 
     def iterate(self) -> None:
         """One step of the trainer, its metrics, and a snapshot and checkpoint where they are due."""
         begun = time.monotonic()
-        self.report = self.trainer.step()
+        try:
+            self.report = self.trainer.step()
+        except NumericalError as error:
+            return self.recover(error)
         seconds = time.monotonic() - begun
         self.timings["iterations"] += seconds
         done = self.trainer.iteration
         sides = metrics(self.report)
         self.curves.add(done, sides)
         line = {"iteration": done, "seconds": round(seconds, 4), "evaluations": self.report.evaluations}
-        self.run.folder.append_metrics(line | {"depth": self.report.draw.depth, "sides": sides})
+        line |= {"depth": self.report.draw.depth, "sides": sides}
+        self.write(lambda: self.run.folder.append_metrics(line))
         every = self.settings.checkpoint_every
         if every and done % every == 0 and done < self.settings.iterations:
-            self.save_checkpoint()
+            self.write(self.save_checkpoint)
         self.run.update(iteration=done)
         if self.growth.due(done):
             self.keep_moment()
         due = self.snapshot_at + snapshot_interval(self.pace, self.snapshot_costs)
         if done == 1 or time.monotonic() + seconds / 2 >= due:  # now, if the end of the next iteration is farther from due
-            self.publish_snapshot()
+            self.spare("The view", self.publish_snapshot)
         self.measure(time.monotonic() - begun)
+
+    def recover(self, error: NumericalError) -> None:
+        """Once in a run: go back to the newest checkpoint and on from there in smaller steps. Raises the error another time."""
+        newest = checkpoint.latest(self.run.folder.checkpoints)
+        if self.recovered or newest is None:
+            raise error
+        self.recovered = True
+        self.trainer.load_state_dict(checkpoint.load(newest))
+        self.trainer.slow_down(RECOVERY)
+        self.settings = slower(self.settings, RECOVERY)
+        for index, variant in enumerate(self.settings.variants):  # as they are now, not as they were then
+            self.trainer.replace_variant(index, variant)
+        done = self.trainer.iteration
+        self.curves.forget_after(done)
+        self.marks.forget_after(done)
+        self.growth.forget_after(done)
+        self.write(lambda: self.run.folder.forget_metrics_after(done))
+        self.report, self.kept = None, None
+        self.run.record(
+            "recovered",
+            f"{error} The run went back to iteration {done} and goes on with {RECOVERY:g} of its learning rates.",
+            {"iteration": done, "learning_rates": RECOVERY},
+            settings=self.settings,
+            iteration=done,
+            history=self.curves.history(),
+            marks=self.marks.history(),
+        )
 
     def measure(self, seconds: float) -> None:
         """Publish the smoothed pace. The first iteration compiles and warms up, so the second replaces it."""
@@ -242,10 +317,13 @@ class Session:
         pace = self.seconds_per_iteration
         self.run.update(its_per_s=1 / max(pace, 1e-9), eta_s=left * pace)
 
-    def obey(self) -> Stop | None:
-        """Carry out the commands that have arrived; a Pause waits here for Resume or Stop."""
+    def obey(self, because: str = "") -> Stop | None:
+        """Carry out the commands that have arrived; a Pause, or a reason to pause, waits here for Resume or Stop."""
         paused_at: float | None = None
         stop = None
+        if because:
+            paused_at = time.monotonic()
+            self.run.record("paused", because, status="paused", reason=because)
         while stop is None and (paused_at is not None or not self.run.mailbox.empty()):
             command = self.run.next_command(timeout_s=0.5)
             if isinstance(command, Stop):
@@ -261,7 +339,7 @@ class Session:
             elif isinstance(command, Resume) and paused_at is not None:
                 self.timings["paused"] += time.monotonic() - paused_at
                 paused_at = None
-                self.run.record("resumed", "Resumed.", status="running")
+                self.run.record("resumed", "Resumed.", status="running", reason="")
             elif paused_at is not None and self.others_wait() and time.monotonic() - paused_at > self.pace.pause_limit_seconds:
                 stop = Stop("Stopped, with its scenes kept: it was paused for long while others waited.")
         if paused_at is not None:
@@ -271,8 +349,8 @@ class Session:
     def pause(self) -> None:
         """Show the newest state, keep it on disk, and say so."""
         if self.report is not None:
-            self.publish_snapshot()
-            self.save_checkpoint()
+            self.spare("The view", self.publish_snapshot)
+            self.write(self.save_checkpoint)
         self.run.record("paused", "Paused.", status="paused")
 
     def change(self, command: Change) -> None:
@@ -301,23 +379,23 @@ class Session:
         self.timings["snapshots"] += self.snapshot_costs[-1]
 
     def keep_moment(self) -> None:
-        """Add the scenes as they are now to the run's growth, with their marks. A full disk ends no run: it is logged."""
+        """Add the scenes as they are now to the run's growth, with their marks. Where that fails the training goes on."""
         begun = time.monotonic()
+        self.spare("The growth", self.add_moment)
+        self.timings["snapshots"] += time.monotonic() - begun
+
+    def add_moment(self) -> None:
         self.kept = self.trainer.iteration
         scenes = [freeze(side.params) for side in self.trainer.sides]
         shown = self.run.view.snapshot
         pictures = [side.pictures for side in shown.sides] if shown is not None else []  # of the latest snapshot: they cost much
-        try:
-            self.growth.keep(self.kept, scenes, pictures)
-            if self.moments % MARKED == 0 or self.kept >= self.settings.iterations:
-                marks = take_marks(scenes, self.prepared.judge)
-                append_marks(self.growth.folder, self.kept, marks)
-                self.marks.add(self.kept, marks)
-                self.run.update(marks=self.marks.history())
-        except OSError as error:
-            self.run.folder.log(error)
         self.moments += 1
-        self.timings["snapshots"] += time.monotonic() - begun
+        self.growth.keep(self.kept, scenes, pictures)
+        if self.moments % MARKED == 1 or self.kept >= self.settings.iterations:
+            marks = take_marks(scenes, self.prepared.judge)
+            append_marks(self.growth.folder, self.kept, marks)
+            self.marks.add(self.kept, marks)
+            self.run.update(marks=self.marks.history())
 
     def take_up(self, before: Path) -> None:
         """Go on where the run in that folder stood: its newest checkpoint, its curves and its growth."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
 from dreamerxl.config import Settings
 from dreamerxl.guidance.adapter import Guidance
 from dreamerxl.hardware import card_memory
@@ -17,6 +19,7 @@ GB = 2**30  # as cards are sold
 KEPT, PASSING = 7.5, 3.0  # of an image: held for the backward, and only on the way; in its size times the first width
 PER_ROW = 20.0  # of a network row, in the latents' size times the first width
 PER_GAUSSIAN = 1500  # bytes: parameters, gradients, Adam's moments, and the rasterizer's lists
+WIDTH = 128  # channels of the encoder's first layer, in Stable Diffusion and SDXL
 ALWAYS = GB  # CUDA's context and the libraries' workspaces
 
 
@@ -93,3 +96,31 @@ def sentence(settings: Settings, profile: Profile, need: int, free: int, total: 
     if need > free:
         text += " That may not be enough: fewer views per iteration, fewer Gaussians or one side need less."
     return text
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error is that of an allocator, of a card or of the machine."""
+    if isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and ("can't allocate memory" in text or "out of memory" in text)
+
+
+def what_needs_less(settings: Settings) -> str:
+    """For a run whose memory was not enough: the setting that takes the most, and what to lower it to."""
+    density, start, batch = settings.densification, settings.initialization.count, settings.views.batch
+    grows = density.enabled and density.max_count > start
+    gaussians = (density.max_count if grows else start) * len(settings.variants) * PER_GAUSSIAN
+    images = views_of(settings) * settings.views.resolution**2 * WIDTH * 2 * (KEPT + PASSING)
+    if gaussians >= images:
+        name, value = ("densification.max_count", density.max_count) if grows else ("initialization.count", start)
+        saved = gaussians / 2
+    elif batch > 1:
+        name, value, saved = "views.batch", batch, images * (1 - batch // 2 / batch)
+    else:
+        name, value, saved = "views.resolution", settings.views.resolution, images * 0.75
+    size = f"{saved / GB:.1f} GB" if saved >= GB / 10 else f"{saved / 2**20:.0f} MB"
+    return (
+        f"The memory was not enough. Lower {name} from {value:,} to {value // 2:,}, which takes about {size} less"
+        f"{', or train one side instead of ' + str(len(settings.variants)) if len(settings.variants) > 1 else ''}."
+    )

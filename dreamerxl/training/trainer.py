@@ -15,12 +15,12 @@ the alpha, a picture in 0..1 like a colour channel, by the colour's rule.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
 
-from dreamerxl.config import Settings, Variant
+from dreamerxl.config import Optimization, Settings, Variant
 from dreamerxl.distillation import METHODS
 from dreamerxl.distillation.clipping import clip_color, clip_depth
 from dreamerxl.distillation.score import Score
@@ -122,6 +122,10 @@ class Trainer:
         report = StepReport(self.iteration, drawn, sides, denoiser.evaluations, denoiser.calls, clock.milliseconds())
         self.iteration += 1
         return report
+
+    def slow_down(self, factor: float) -> None:
+        """Every learning rate times ``factor`` from the next step on."""
+        self.settings = slower(self.settings, factor)
 
     def state_dict(self) -> State:
         """Everything that the next steps depend on. Same settings, seed and state: the same steps, bit for bit on a CPU."""
@@ -288,6 +292,12 @@ def particle_places(variants: Sequence[Variant]) -> dict[int, int]:
     """The sides that are VSD's particles, by index, counted from 0."""
     indices = [index for index, variant in enumerate(variants) if variant.method == "vsd"]
     return {index: place for place, index in enumerate(indices)}
+
+
+def slower(settings: Settings, factor: float) -> Settings:
+    """The same settings with every learning rate times ``factor``."""
+    rates = {field.name: getattr(settings.optimization, field.name) for field in fields(Optimization)}
+    return settings.override({f"optimization.{name}": factor * rate for name, rate in rates.items() if name.startswith("lr_")})
 
 
 def watch(readout: Readout, stage: str, tensors: Sequence[Tensor]) -> None:

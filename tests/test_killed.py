@@ -1,0 +1,72 @@
+"""A program that is killed while it trains loses at most one interval, and the next one goes on, to the same scenes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.kill import EVERY, kill_again_and_again, settings_for
+from dreamerxl.errors import DreamerError
+from dreamerxl.guidance.models import load_guidance
+from dreamerxl.runs.manager import RunManager
+from dreamerxl.training import checkpoint
+from dreamerxl.training.trainer import Trainer
+
+
+def test_killed_at_random_moments_it_goes_on_to_the_same_scenes(tmp_path: Path) -> None:
+    tally = kill_again_and_again(tmp_path, kills=6, iterations=80, seed=1)
+    assert len(tally.readable) >= 3, "most kills came too early to tell anything"
+    assert all(tally.readable) and tally.worst <= EVERY and tally.identical
+
+
+def test_a_run_that_was_cut_off_is_offered_once_and_what_was_half_written_goes(tmp_path: Path) -> None:
+    first = RunManager(tmp_path)
+    run = first.submit(settings_for(6))
+    assert run.wait(60) and first.close()
+    record = run.folder.read_record() | {"status": "running", "final_settings": settings_for(9).to_dict()}
+    run.folder.write_record(record)  # as the end of its program would have left it
+    for name in (".run.0a1b2c3d.json", "checkpoints/.0000004.safetensors-abc.part", "growth/.0000004-0.0a1b2c3d.spz"):
+        (run.folder.path / name).write_bytes(b"half")
+    with open(run.folder.path / "metrics.jsonl", "ab") as file:
+        file.write(b'{"iteration": 7, "sec')
+
+    second = RunManager(tmp_path)
+    assert [view.id for view in second.cut_off()] == [run.id]
+    assert "The program ended before the run did." in second.get(run.id).view.reason
+    again = second.take_up(run.id)
+    assert again.wait(60)
+    assert (again.view.status, again.view.iteration, again.view.goes_on_from) == ("done", 9, run.id)
+    assert second.cut_off() == () and not list(run.folder.path.rglob(".[!l]*"))
+    assert [line["iteration"] for line in again.folder.read_metrics()] == list(range(1, 10))
+    with pytest.raises(DreamerError, match="was not cut off"):
+        second.take_up(again.id)
+    assert second.close()
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_a_resumed_training_is_the_training_that_never_stopped(device: str, tmp_path: Path) -> None:
+    """200 iterations with densification in between; on a CPU to the bit, on a card within what its atomics leave open."""
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA card")
+    settings, guidance = settings_for(200), load_guidance("embedded", device)
+    whole = Trainer(settings, guidance)
+    counts = [whole.step().sides[0].count for _ in range(200)]
+    assert len(set(counts[:90])) > 2 and len(set(counts[90:])) > 2, "densification happens before and after"
+
+    first = Trainer(settings, guidance)
+    for _ in range(90):
+        first.step()
+    checkpoint.save(tmp_path / "state.safetensors", first.state_dict())
+    resumed = Trainer(settings, guidance)
+    resumed.load_state_dict(checkpoint.load(tmp_path / "state.safetensors"))
+    for _ in range(110):
+        resumed.step()
+    ours, theirs = (trainer.state_dict().tensors for trainer in (resumed, whole))
+    if device == "cpu":
+        assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    else:
+        views = [trainer.step().sides[0].render.float().cpu().numpy() for trainer in (resumed, whole)]
+        assert np.abs(views[0] - views[1]).mean() < 0.02
