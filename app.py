@@ -6,6 +6,7 @@ python app.py [--host 127.0.0.1] [--port 7860] [--guidance auto|embedded|NAME] [
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import socket
 import sys
@@ -23,10 +24,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from dreamerxl.errors import DreamerError  # what follows takes seconds to import; a port in use is told at once
     from dreamerxl.guidance.models import is_local, pick_device, resolve
     from dreamerxl.runs.manager import RunManager
+    from dreamerxl.web.door import Door, parse
     from dreamerxl.web.offer import Offer, first_settings
     from dreamerxl.web.serve import make_server, make_site
 
     try:
+        account = parse(options.auth) if options.auth else None
         device = pick_device(options.device)
         choice = resolve(options.guidance, device)
         offer = Offer(first_settings(choice.source), options.guidance, options.device, f"{choice.label} on {device.type.upper()}")
@@ -36,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     root_path = "".join(f"/{part}" for part in options.root_path.split("/") if part)
     warm = offer.settle(offer.first) if is_local(choice) else None  # a first run shows how far its download is
     site = make_site(RunManager(options.runs_dir, warm=warm), offer, root_path)
-    server = make_server(site.app)
+    server = make_server(Door(site.app, *account) if account else site.app)
     print(f"Model: {choice.reason}")
     print(f"Open http://{f'[{host}]' if ':' in host else host}:{port}{root_path}/ in a browser; Ctrl-C ends.", flush=True)
 
@@ -65,6 +68,12 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="where to run (default: %(default)s)")
     made.add_argument("--runs-dir", type=Path, default=Path("runs"), help="where runs leave their folders (default: %(default)s)")
     made.add_argument("--root-path", default="", help="path under which a proxy shows the page, for example /dreamerxl")
+    made.add_argument(
+        "--auth",
+        default=os.environ.get("DREAMERXL_AUTH", ""),
+        metavar="USER:PASSWORD",
+        help="ask everyone for these before anything is shown; the variable DREAMERXL_AUTH does the same, unseen by others",
+    )
     return made
 
 

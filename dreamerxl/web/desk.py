@@ -169,7 +169,7 @@ class Desk:
         """The run in progress and how many wait, for /health."""
         run = self.manager.current()
         current = None if run is None else {"id": run.id, "status": run.view.status, "iteration": run.view.iteration}
-        return {"run": current, "waiting": len(self.manager.queue())}
+        return {"run": current, "waiting": len(self.manager.queue()), "training": self.manager.alive}
 
     def close(self) -> None:
         """Let go of the thread that makes captures and of the views of the past."""

@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx
 from fastapi import FastAPI, HTTPException, Request, WebSocket, WebSocketDisconnect
-from fastapi.responses import FileResponse, RedirectResponse, Response
+from fastapi.responses import FileResponse, JSONResponse, RedirectResponse, Response
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, WebSocketException
 from websockets.typing import Subprotocol
@@ -58,6 +58,12 @@ def make_gateway(
     @app.get("/health")
     def report_health() -> dict[str, Any]:
         return {"status": "ok", "version": __version__, **health()}
+
+    @app.get("/healthz")
+    def report_life() -> JSONResponse:
+        if not health().get("training", True):
+            return JSONResponse({"status": "the thread that trains has ended"}, 503)
+        return JSONResponse({"status": "ok"})
 
     @app.get("/viewer")
     def add_slash(request: Request) -> RedirectResponse:

@@ -14,6 +14,7 @@ from fastapi import FastAPI
 
 from dreamerxl.runs.manager import RunManager
 from dreamerxl.web.desk import Desk
+from dreamerxl.web.door import App
 from dreamerxl.web.gateway import make_gateway
 from dreamerxl.web.offer import Offer
 from dreamerxl.web.panel import make_panel
@@ -66,7 +67,7 @@ def make_site(manager: RunManager, offer: Offer, root_path: str = "") -> Site:
     return Site(app, manager, desk, viewer)
 
 
-def make_server(app: FastAPI) -> uvicorn.Server:
+def make_server(app: App) -> uvicorn.Server:
     """A server for the site; give its ``run`` a listening socket.
 
     The view's messages are packed already, and a browser that draws in software may answer a ping late.
