@@ -210,6 +210,42 @@ def evaluate(options: argparse.Namespace, make_trainer: Any) -> int:
     return 0
 
 
+def add_sweep_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", type=Path, metavar="SWEEP.yaml", help="cases, prompts and seeds; see docs/lab.md")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where it goes; started again, it does the rest")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at the same time, each in a process of its own")
+    parser.add_argument("--piece", default="1/1", metavar="K/N", help="do the K-th of N equal pieces, for several machines")
+    parser.add_argument("--report", action="store_true", help="run nothing; write the report of what is there")
+
+
+def sweep(options: argparse.Namespace, make_trainer: Any) -> int:
+    """Run what is missing of a sweep, and write its report. Prints the report's path."""
+    from dreamerxl.lab.executor import LocalExecutor
+    from dreamerxl.lab.report import write_report
+    from dreamerxl.lab.sweep import is_done, load_sweep, piece_of, read_outcome, write_outcome
+
+    found = load_sweep(options.file)
+    if not 1 <= options.jobs <= 256:
+        raise SettingsError(f"--jobs is {options.jobs}; 1 to 256 are accepted.")
+    tasks = piece_of(found.tasks(), options.piece)
+    left = [] if options.report else [task for task in tasks if not is_done(read_outcome(options.out, task))]
+    tell(f"{found.name}: {len(tasks)} runs, {len(left)} to do.")
+    failed, begun = 0, time.monotonic()
+    try:
+        executor = LocalExecutor(options.jobs, make_trainer=make_trainer)
+        for count, (task, outcome) in enumerate(executor.run(left, options.out, found.metrics) if left else (), 1):
+            write_outcome(options.out, task, outcome)
+            failed += not is_done(outcome)
+            rest = (time.monotonic() - begun) / count * (len(left) - count)
+            tell(f"{count}/{len(left)}  {task.prompt}, seed {task.seed}: {outcome.get('error', 'done')}  ({rest:,.0f} s left)")
+    except KeyboardInterrupt:
+        tell("Interrupted; started again, it goes on from here.")
+        return 130
+    finally:
+        print(write_report(found, options.out))
+    return 1 if failed else 0
+
+
 def tell(sentence: str) -> None:
     """What goes on, beside what is printed as a result."""
     print(sentence, file=sys.stderr)
@@ -240,6 +276,7 @@ COMMANDS = {
     "run": Command("make a run without a browser", add_run_arguments, run),
     "take": Command("make captures and exports of a run", add_take_arguments, take),
     "evaluate": Command("score runs as in the paper's Table 1", add_evaluate_arguments, evaluate),
+    "sweep": Command("run every case of a sweep and compare them", add_sweep_arguments, sweep),
     "presets": Command("list the presets", lambda parser: None, presets),
     "settings": Command("list every setting with its default and range", lambda parser: None, list_settings),
 }

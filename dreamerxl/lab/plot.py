@@ -143,7 +143,8 @@ class Panel:
             f'<text class="title" x="{self.left}" y="18">{html.escape(self.title)}</text>'
             f'<text class="note" x="{self.left}" y="34">{html.escape(self.note)}</text>'
             f'<text x="{middle_x:.0f}" y="{self.height - 10}" text-anchor="middle">{html.escape(self.x_label)}</text>'
-            f'<text transform="translate({self.left - 40:.0f} {middle_y:.0f}) rotate(-90)" text-anchor="middle">{html.escape(self.y_label)}</text>'
+            f'<text transform="translate({self.left - 40:.0f} {middle_y:.0f}) rotate(-90)" text-anchor="middle">'
+            f"{html.escape(self.y_label)}</text>"
         )
         axis = (
             f'<rect class="axis" x="{self.left}" y="{TOP}" width="{self.width - self.left - RIGHT}" '
