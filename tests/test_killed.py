@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fake_training import fake_make_trainer
 
 from benchmarks.kill import EVERY, kill_again_and_again, settings_for
 from dreamerxl.errors import DreamerError
@@ -15,6 +16,8 @@ from dreamerxl.guidance.models import load_guidance
 from dreamerxl.runs.manager import RunManager
 from dreamerxl.training import checkpoint
 from dreamerxl.training.trainer import Trainer
+from dreamerxl.web.desk import Desk
+from dreamerxl.web.shelf import gallery
 
 
 def test_killed_at_random_moments_it_goes_on_to_the_same_scenes(tmp_path: Path) -> None:
@@ -45,6 +48,24 @@ def test_a_run_that_was_cut_off_is_offered_once_and_what_was_half_written_goes(t
     with pytest.raises(DreamerError, match="was not cut off"):
         second.take_up(again.id)
     assert second.close()
+
+
+def test_the_page_offers_it_to_whoever_made_it_and_to_nobody_else(tmp_path: Path) -> None:
+    first = RunManager(tmp_path, fake_make_trainer())
+    run = first.submit(settings_for(6).override({"prompt": "a <b>ball</b>"}), "ada")
+    assert run.wait(60) and first.close()
+    run.folder.write_record(run.folder.read_record() | {"status": "paused"})
+    desk = Desk(RunManager(tmp_path, fake_make_trainer()))
+    assert [view.id for view in desk.cut_off("ada")] == [run.id] and not desk.cut_off("eve") and not desk.cut_off(None)
+    page = gallery([], "ada", (), desk.cut_off("ada"))
+    assert f'data-do="take-up:{run.id}"' in page and "iteration 6 of 6" in page and "<b>ball" not in page
+    with pytest.raises(DreamerError, match="another visitor"):
+        desk.take_up(run.id, "eve")
+    again = desk.take_up(run.id, "ada")
+    assert again.goes_on_from == run.id and again.belongs_to("ada")
+    assert desk.manager.get(again.id).wait(60) and not desk.cut_off("ada")
+    desk.close()
+    assert desk.manager.close()
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])

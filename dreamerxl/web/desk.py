@@ -82,6 +82,17 @@ class Desk:
         settings = dataclasses.replace(view.settings, iterations=view.iteration + more)
         return self._shown(self.manager.submit(settings, owner, start=view).view)
 
+    def cut_off(self, owner: str | None) -> list[RunView]:
+        """Runs that the end of an earlier program cut off, the visitor's own and those of nobody, newest first."""
+        return [view for view in self.manager.cut_off() if not view.owner_key or view.belongs_to(owner)]
+
+    def take_up(self, run_id: str, owner: str) -> RunView:
+        """Queue a run that goes on from where one that was cut off stood. Raises DreamerError."""
+        view = self.manager.get(run_id).view
+        if view.owner_key and not view.belongs_to(owner):
+            raise DreamerError("This run was made by another visitor; only they can take it up.")
+        return self._shown(self.manager.take_up(run_id, owner).view)
+
     def own(self, owner: str | None) -> RunView | None:
         """The visitor's run that is in progress, else the first that waits; None where there is none."""
         if not owner:

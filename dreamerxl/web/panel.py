@@ -214,6 +214,8 @@ def make_panel(desk: Desk, offer: Offer) -> gr.Blocks:
                 with contextlib.suppress(DreamerError):
                     at = {"run": asked.id, "at": None, "key": desk.past.show(owner, asked)}
                     view = asked
+            if desk.cut_off(owner):
+                text = cards.message("A run was cut off when the program ended; it can go on, from Past runs.", "note")
             filled = fill(view.settings) if view is not None else unchanged()
             try:
                 linked = settings_of_link(query, models)
@@ -311,10 +313,10 @@ def make_panel(desk: Desk, offer: Offer) -> gr.Blocks:
             return _told(lambda: desk.order(view.id, "screenshot.png", **size))
 
         def list_runs(owner: str, words: str, chosen: list[str]) -> str:
-            return shelf.gallery(desk.listed((words or "")[:200]), owner, chosen)
+            return shelf.gallery(desk.listed((words or "")[:200]), owner, chosen, desk.cut_off(owner))
 
         def act(owner: str, words: str, looking: dict[str, Any], chosen: list[str], event: gr.EventData) -> list[Any]:
-            """Open, compare or delete a past run: message, looking, chosen, the cards, the comparison, base and form."""
+            """Open, compare, take up or delete a past run: message, looking, chosen, the cards, the comparison, base and form."""
             deed, _, run_id = str(event.name).partition(":")
             text, filled = "", unchanged()
             try:
@@ -327,6 +329,8 @@ def make_panel(desk: Desk, offer: Offer) -> gr.Blocks:
                 elif deed == "compare":
                     chosen = [other for other in chosen if other != run_id] + [run_id] * (run_id not in chosen)
                     chosen = chosen[-MOST_COMPARED:]
+                elif deed == "take-up":
+                    looking, filled = {}, fill(desk.take_up(run_id, owner).settings)
                 elif deed == "delete":
                     desk.delete(run_id, owner)
                     chosen = [other for other in chosen if other != run_id]

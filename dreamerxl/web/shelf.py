@@ -45,12 +45,13 @@ def takeaway(view: RunView | None, orders: Mapping[str, str]) -> str:
     )
 
 
-def gallery(views: Sequence[RunView], owner: str | None, chosen: Sequence[str] = ()) -> str:
-    """Past runs as cards with a thumbnail, to open, compare and (one's own) delete."""
-    if not views:
+def gallery(views: Sequence[RunView], owner: str | None, chosen: Sequence[str] = (), cut_off: Sequence[RunView] = ()) -> str:
+    """Past runs as cards with a thumbnail, to open, compare and (one's own) delete; before them, those to take up again."""
+    waiting = "".join(_interrupted(view) for view in cut_off)
+    if not views and not waiting:
         return '<p class="none">No run here yet.</p>'
     cards = "".join(_card(view, view.belongs_to(owner), view.id in chosen) for view in views)
-    return f'<div class="runs">{cards}</div>'
+    return f'{waiting}<div class="runs">{cards}</div>'
 
 
 def comparison(views: Sequence[RunView], rows: Sequence[tuple[str, Sequence[str]]]) -> str:
@@ -113,6 +114,15 @@ def _card(view: RunView, own: bool, chosen: bool) -> str:
         f'<article><button type="button" class="open" data-do="open:{view.id}" aria-label="Open {name}">'
         f"{_thumbnail(view)}<b>{name}</b><span>{escape(about)}</span></button>"
         f"<p><label>{compare}compare</label>{delete}</p></article>"
+    )
+
+
+def _interrupted(view: RunView) -> str:
+    name = escape(view.settings.prompt)
+    return (
+        f'<p class="interrupted">“{name}” was cut off at iteration {view.iteration:,} of {view.iterations:,} '
+        "when the program ended. "
+        f'<button type="button" data-do="take-up:{view.id}" aria-label="Go on with {name}">Go on</button></p>'
     )
 
 
