@@ -211,6 +211,12 @@ class Losses:
     depth_ratio: float = setting(
         0.2, "share of iterations in which the depth is guided (released: as_latent_ratio)", low=0, high=1
     )
+    geometry_iterations: int = setting(
+        0, "iterations at the start that guide the depth alone and leave the colours (Fantasia3D's order)", low=0, high=1_000_000
+    )
+    hold_geometry: bool = setting(
+        False, "after geometry_iterations, guide the colours alone and leave positions, sizes, rotations and opacities"
+    )
     tv_color: float = setting(1.0, "total variation of the rendered colour", low=0, high=1e6)
     tv_depth: float = setting(1.0, "total variation of the rendered depth", low=0, high=1e6)
     scale: float = setting(1.0, "mean scale of the Gaussians", low=0, high=1e6)

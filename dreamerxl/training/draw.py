@@ -15,6 +15,7 @@ from torch import Tensor
 from dreamerxl.cameras import Cameras, sample_background, sample_cameras
 from dreamerxl.config import Settings
 from dreamerxl.distillation.timesteps import draw_t
+from dreamerxl.training.stages import stage_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +43,8 @@ def draw(
     cameras = sample_cameras(settings.views, iteration, generator)
     background = sample_background(settings.views, settings.views.batch, generator)
     t = draw_t(settings.timesteps, iteration, schedule_length, generator)
-    depth = torch.rand((), generator=generator).item() < settings.losses.depth_ratio
+    depth = stage_of(settings.losses, iteration).depth
+    by_chance = torch.rand((), generator=generator).item() < settings.losses.depth_ratio  # drawn in every stage
+    depth = by_chance if depth is None else depth
     noise = torch.randn(settings.views.batch, *latent_shape, generator=generator)
     return Draw(cameras.to(device), background.to(device), t, noise.to(device), depth)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,12 +70,13 @@ def decayed(start: float, end: float, progress: float) -> float:
     return start + (end - start) * progress
 
 
-def update(side: Side, settings: Optimization, progress: float) -> None:
-    """One Adam step of every parameter that has a gradient; colours are projected back into 0..1."""
+def update(side: Side, settings: Optimization, progress: float, held: Collection[str] = ()) -> None:
+    """One Adam step of every parameter that has a gradient, but for those held; colours are projected back into 0..1."""
     for name, rate in learning_rates(settings, progress).items():
         optimizer = side.optimizers[name]
         optimizer.param_groups[0]["lr"] = rate
-        optimizer.step()
+        if name not in held:
+            optimizer.step()
         optimizer.zero_grad(set_to_none=True)
     clamp_colors_(side.params)
 

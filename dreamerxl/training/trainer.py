@@ -40,6 +40,7 @@ from dreamerxl.training.losses import regularization
 from dreamerxl.training.readout import Clock, Key, Readout
 from dreamerxl.training.report import SideReport, StepReport
 from dreamerxl.training.side import make_side, restore_side, side_tensors, update
+from dreamerxl.training.stages import stage_of
 
 PARTICLES = 2**33  # stands for the iteration in the seeds of VSD's own draws, beyond every other
 
@@ -236,8 +237,9 @@ class Trainer:
 
     def _update(self, views: Sequence[View]) -> None:
         readout = Readout()
+        held = stage_of(self.settings.losses, self.iteration).held
         for index, side in enumerate(self.sides):
-            update(side, self.settings.optimization, self.iteration / max(self.settings.iterations - 1, 1))
+            update(side, self.settings.optimization, self.iteration / max(self.settings.iterations - 1, 1), held)
             for name, param in side.params.items():
                 readout.watch(index, f"{name} after the update", param)
         self._read(readout)
