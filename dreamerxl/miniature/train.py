@@ -89,8 +89,10 @@ def train(
     with sketchers(workers if device.startswith("cuda") else 0) as pool:
         if "judge" in stages:
             renders = draw(recipe.judge_renders, recipe.seed + 100, device, pool, "common", flawed=False)
-            jumbles = draw(recipe.judge_jumbles, recipe.seed + 100, device, pool, flawed=False, names=JUMBLES)
-            renders = join([renders, jumbles])
+            if recipe.judge_jumbles:
+                jumbles = draw(recipe.judge_jumbles, recipe.seed + 100, device, pool, flawed=False, names=JUMBLES)
+                renders = join([renders, jumbles])
+                del jumbles
             print(f"judge data: {len(renders):,} pictures, {time.time() - clock:.0f} s", flush=True)
             judge = load_judge(start / "judge") if start and (start / "judge").is_dir() else make_judge(recipe.seed)
             train_judge(judge.to(device), renders, recipe, limits.judge)
@@ -98,7 +100,7 @@ def train(
             for name, kind in (("common", "common"), ("unseen", "reserved")):
                 asked = draw(recipe.held_out, recipe.seed + 101, device, pool, kind, flawed=False)  # pyright: ignore[reportArgumentType]
                 print(f"judge on held-out {name} combinations: {accuracy(judge, asked)}, {time.time() - clock:.0f} s", flush=True)
-            del renders, jumbles
+            del renders
         if not {"vae", "decoder", "unet"} & set(stages):
             return
         renders = draw(recipe.renders, recipe.seed, device, pool)
