@@ -134,6 +134,17 @@ def test_what_is_learned_is_a_low_rank_change_and_a_shift_by_camera(guidance: Gu
     assert torch.allclose(particles.predict(x, 400, prompts, CAMERAS), expected, atol=1e-4)
 
 
+def test_a_large_unet_learns_the_same_with_less_memory(guidance: Guidance, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts, x = guidance.embed(["a red duck", "a blue bear"]), latents(2)
+    plain = Particles(guidance, ParticleSettings(), generator())
+    monkeypatch.setattr("dreamerxl.guidance.particles.WORTH_COMPILING", 0)
+    frugal = Particles(guidance, ParticleSettings(), generator())
+    assert frugal.unet.is_gradient_checkpointing and not plain.unet.is_gradient_checkpointing
+    for step in range(2):
+        plain.learn(x, prompts, CAMERAS, generator(step)), frugal.learn(x, prompts, CAMERAS, generator(step))
+    assert all(torch.equal(weight, frugal.weights[name]) for name, weight in plain.weights.items())
+
+
 def test_a_fused_unet_has_its_plain_weights_still(guidance: Guidance) -> None:
     fused = copy.deepcopy(guidance.unet)
     fused.fuse_qkv_projections()

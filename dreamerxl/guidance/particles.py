@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from dreamerxl.cameras import Cameras
 from dreamerxl.config import Particles as ParticleSettings
-from dreamerxl.guidance.adapter import Guidance
+from dreamerxl.guidance.adapter import WORTH_COMPILING, Guidance
 from dreamerxl.guidance.conditioning import Conditioning, join
 
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]  # the attention layers, as diffusers' LoRA training has them
@@ -31,6 +31,8 @@ class Particles:
     def __init__(self, guidance: Guidance, settings: ParticleSettings, generator: torch.Generator) -> None:
         self.guidance, self.settings = guidance, settings
         self.unet = with_lora(guidance.unet, settings.rank, generator)
+        if sum(weight.numel() for weight in self.unet.parameters()) > WORTH_COMPILING:
+            self.unet.enable_gradient_checkpointing()  # SDXL's activations at 1024 px are beyond any card
         self.weights = {name: weight for name, weight in self.unet.named_parameters() if weight.requires_grad}
         self.optimizer = torch.optim.AdamW(list(self.weights.values()), lr=settings.learning_rate)
 
