@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None, make_trainer: Any = None) -> in
         return 2
 
 
-def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+def add_settings_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", metavar="NAME", help="a preset (see 'presets') or the path of a .yaml file")
     parser.add_argument("--prompt", metavar="TEXT", help="what to make, in words")
     parser.add_argument(
@@ -75,6 +75,10 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="any other setting, e.g. views.batch=2; see 'settings'"
     )
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    add_settings_arguments(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the run folder; must not hold anything yet")
     parser.add_argument("--no-video", action="store_true", help="leave out the turntable video")
 
@@ -231,6 +235,7 @@ def sweep(options: argparse.Namespace, make_trainer: Any) -> int:
     left = [] if options.report else [task for task in tasks if not is_done(read_outcome(options.out, task))]
     tell(f"{found.name}: {len(tasks)} runs, {len(left)} to do.")
     failed, begun = 0, time.monotonic()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         executor = LocalExecutor(options.jobs, make_trainer=make_trainer)
         for count, (task, outcome) in enumerate(executor.run(left, options.out, found.metrics) if left else (), 1):
@@ -244,6 +249,39 @@ def sweep(options: argparse.Namespace, make_trainer: Any) -> int:
     finally:
         print(write_report(found, options.out))
     return 1 if failed else 0
+
+
+def add_figure_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="FIGURE", help="2, 3, 6, 7, proposition, modes or blue; see docs/lab.md")
+    parser.add_argument("--out", type=Path, default=Path("."), metavar="DIR", help="where its picture and numbers go")
+    parser.add_argument("--toy", nargs="+", metavar="X", default=[], help="for 3: t=900 s=800 mu=801,810 delta_s=200")
+    add_settings_arguments(parser)
+
+
+def figure(options: argparse.Namespace, make_trainer: Any) -> int:
+    """Make one of the paper's figures, on the preset of a mushroom unless another is named. Prints the paths of what it made."""
+    from dreamerxl.lab.figures import figure_of_toy, make_figure
+    from dreamerxl.lab.toy import typed_settings
+    from dreamerxl.runs.prepare import Preparation
+    from dreamerxl.web.offer import FIRST
+
+    options.preset = options.preset or FIRST
+    told = 0.0
+
+    def say(stage: str) -> None:
+        nonlocal told
+        if time.monotonic() - told >= LOG_SECONDS:
+            told = time.monotonic()
+            tell(stage)
+
+    if options.toy and options.name != "3":
+        raise SettingsError(f"--toy is for figure 3; figure {options.name[:20]} takes the settings of a run.")
+    settings = settings_from(options)
+    toy = typed_settings(options.toy) if options.toy else None
+    made = make_figure(options.name, settings, make_trainer or Preparation(), say) if toy is None else figure_of_toy(toy)
+    for path in made.save(options.out):
+        print(path)
+    return 0
 
 
 def tell(sentence: str) -> None:
@@ -277,6 +315,7 @@ COMMANDS = {
     "take": Command("make captures and exports of a run", add_take_arguments, take),
     "evaluate": Command("score runs as in the paper's Table 1", add_evaluate_arguments, evaluate),
     "sweep": Command("run every case of a sweep and compare them", add_sweep_arguments, sweep),
+    "figure": Command("make a figure of the paper, with its numbers", add_figure_arguments, figure),
     "presets": Command("list the presets", lambda parser: None, presets),
     "settings": Command("list every setting with its default and range", lambda parser: None, list_settings),
 }

@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 from tiny_models import make_stable_diffusion, settings
 
+from dreamerxl.__main__ import main
 from dreamerxl.config import Settings, Variant
 from dreamerxl.errors import SettingsError
 from dreamerxl.gaussians.scene import freeze
@@ -144,3 +146,32 @@ def test_a_figure_is_kept_with_its_numbers_and_settings(tmp_path: Path):
 def test_an_unknown_figure_is_named():
     with pytest.raises(SettingsError, match="no figure '5'; figures: 2, 3, 6, 7"):
         figures.make_figure("5", settings(ONE), lambda wanted, say: pytest.fail("nothing is to be made"))
+
+
+def test_a_figure_by_the_command_line(tmp_path: Path, guidance: Guidance, capsys: pytest.CaptureFixture[str]):
+    asked = ["figure", "3", "--out", str(tmp_path), "--toy", "t=700", "s=600", "mu=650"]
+    assert main(asked) == 0
+    assert capsys.readouterr().out.split() == [str(tmp_path / "figure-3.svg"), str(tmp_path / "figure-3.json")]
+    told = json.loads((tmp_path / "figure-3.json").read_text())
+    assert [row["mu"] for row in told["data"]["rows"]] == [600, 650] and told["settings"]["t"] == 700
+    preset = tmp_path / "tiny.yaml"
+    preset.write_text(yaml.safe_dump(settings(ONE, iterations=1).to_dict()))
+    asked = ["figure", "7", "--preset", str(preset), "--clip-color", "0.2", "--out", str(tmp_path)]
+    assert main(asked, make_trainer=maker(guidance)) == 0
+    kept = Settings.from_dict(json.loads((tmp_path / "figure-7.json").read_text())["settings"])
+    assert [side.clip_color for side in kept.variants] == [None, 0.2] and kept.iterations == 1
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (["9"], "no figure '9'; figures: 2, 3"),
+        (["6", "--toy", "t=5"], "--toy is for figure 3"),
+        (["3", "--toy", "t=5000"], "t = 5000"),
+        (["6", "--gamma", "2"], "variants.0.gamma is 2"),
+    ],
+)
+def test_what_cannot_be_made_ends_in_a_sentence(asked: list[str], said: str, capsys: pytest.CaptureFixture[str]):
+    assert main(["figure", *asked]) == 2
+    shown = capsys.readouterr().err
+    assert said in shown and "Traceback" not in shown

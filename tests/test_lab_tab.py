@@ -15,15 +15,16 @@ from fake_training import fake_make_trainer
 from fastapi.testclient import TestClient
 
 from dreamerxl.config import Settings, load_settings
-from dreamerxl.errors import DreamerError
+from dreamerxl.errors import DreamerError, SettingsError
 from dreamerxl.guidance.hub import Say
 from dreamerxl.lab import figures
 from dreamerxl.lab.figures import Figure
+from dreamerxl.lab.sweep import load_sweep
 from dreamerxl.runs.manager import RunManager
 from dreamerxl.web import lab_desk
 from dreamerxl.web.gateway import make_gateway
 from dreamerxl.web.lab import figure_cards, job_cards, toy_picture
-from dreamerxl.web.lab_desk import Job, LabDesk
+from dreamerxl.web.lab_desk import Job, LabDesk, typed_sweep
 
 SETTINGS = Settings(prompt="a <b>bold</b> duck", iterations=3)
 
@@ -155,7 +156,7 @@ def test_there_is_an_end_to_what_waits(lab: LabDesk, manager: RunManager, monkey
     use(monkeypatch, drawing(lambda say: go.wait(20) and None))
     for _ in range(lab_desk.MOST_WAITING):
         lab.order("6", SETTINGS, "me")
-    with pytest.raises(DreamerError, match="8 figures are being made or wait"):
+    with pytest.raises(DreamerError, match="8 of these are being made or wait"):
         lab.order("6", SETTINGS, "me")
     lab.close()
     go.set()
@@ -183,6 +184,50 @@ def test_figures_of_an_earlier_program_are_found_and_served(lab: LabDesk, manage
     again.delete(job.id, "me")
     assert again.jobs() == [] and not (lab.folder / job.id).exists()
     again.close()
+
+
+def test_a_sweep_is_run_in_the_queue_and_reported(lab: LabDesk, manager: RunManager):
+    sweep = typed_sweep(SETTINGS, "variants.gamma", "0, 0.3,1", "a red duck\n\n a blue house ", 2)
+    assert [case.changes for case in sweep.cases] == [{"variants.gamma": 0}, {"variants.gamma": 0.3}, {"variants.gamma": 1}]
+    assert (sweep.prompts, sweep.seeds, sweep.baseline) == (("a red duck", "a blue house"), (0, 1), "gamma 0")
+    job = lab.order_sweep(sweep, "me")
+    behind = manager.submit(SETTINGS)
+    until(lambda: job_of(lab, job).ended)
+    found = job_of(lab, job)
+    assert (found.status, found.files) == ("done", ("comparison.svg", "report.html", "data.json", "sweep.yaml"))
+    folder = lab.folder / job.id
+    assert json.loads((folder / "data.json").read_text())["runs"] == {"done": 4, "failed": 0, "missing": 0}
+    assert not (folder / "runs").exists()
+    assert "gamma 0.3" in (folder / "comparison.svg").read_text()
+    again = load_sweep(folder / "sweep.yaml")
+    assert [task.id for task in again.tasks()] == [task.id for task in sweep.tasks()]
+    assert behind.wait(20) and behind.view.status == "done"
+
+
+def test_a_sweep_can_be_stopped_between_its_runs(lab: LabDesk):
+    job = lab.order_sweep(typed_sweep(SETTINGS, "variants.method", "ism, tsm", "\n".join(f"duck {k}" for k in range(8)), 3), "me")
+    until(lambda: "runs are done" in job_of(lab, job).stage)
+    lab.stop(job.id, "me")
+    until(lambda: job_of(lab, job).ended)
+    assert job_of(lab, job).status == "stopped"
+    assert 0 < len(list((lab.folder / job.id / "outcomes").iterdir())) < 24
+
+
+@pytest.mark.parametrize(
+    ("setting", "values", "prompts", "seeds", "said"),
+    [
+        ("variants.gamma", "0, 2", "", 1, "gamma 2.*0 to 1 is accepted"),
+        ("variants.gamma", " , ", "", 1, "0 values; 1 to 8"),
+        ("variants.gamma", "1,1", "", 1, "twice"),
+        ("variants.gamma", "1", "a\n" * 9, 1, "9 prompts"),
+        ("variants.gamma", "1", "", 4, "4 seeds; 1 to 3"),
+        ("variants.nose", "1", "", 1, "not a setting"),
+        ("variants.gamma", "!!python/object:os.system", "", 1, "a number is accepted"),
+    ],
+)
+def test_a_sweep_that_cannot_be_is_refused(setting: str, values: str, prompts: str, seeds: int, said: str):
+    with pytest.raises(SettingsError, match=said):
+        typed_sweep(SETTINGS, setting, values, prompts, seeds)
 
 
 def test_what_is_shown_is_escaped_and_whole():

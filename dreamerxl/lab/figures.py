@@ -43,6 +43,7 @@ MARGIN, GAP, NAMES = 24, 8, 150
 SIDES = 4  # that one run can have
 T_SHOWN = 500  # of Figure 2
 TIMES = (200, 350, T_SHOWN, 650, 800)
+INSIDE = 0.5  # disparity of pixels that the background does not shine through
 COLUMNS = {"depth": "depth", "x0_hat": "pseudo ground truth", "gradient": "gradient", "clipped": "clipped"}
 
 
@@ -200,7 +201,7 @@ def clipping(settings: Settings, make_trainer: MakeTrainer, say: Say) -> Figure:
     counts: list[list[int]] = []
     norms: list[list[float]] = []
 
-    def watch(report: Any) -> None:
+    def watch(report: Any, prepared: Any) -> None:
         counts.append([side.count for side in report.sides])
         norms.append([side.grad_norm for side in report.sides])
         if not report.draw.depth or not seen:
@@ -227,7 +228,7 @@ def clipping(settings: Settings, make_trainer: MakeTrainer, say: Say) -> Figure:
 
 
 def blue(settings: Settings, make_trainer: MakeTrainer, say: Say) -> Figure:
-    """Appendix A.6: the mean of each channel, over what the object covers, of what a side renders, of the same after the
+    """Appendix A.6: the mean of each channel, well inside the object, of what a side renders, of the same after the
     VAE's way there and back, and of the pseudo ground truth, as it grows."""
     settings = replace(settings, variants=settings.variants[-1:])
     every = max(settings.iterations // 25, 1)
@@ -235,44 +236,38 @@ def blue(settings: Settings, make_trainer: MakeTrainer, say: Say) -> Figure:
     means: dict[str, list[list[float]]] = {kind: [] for kind in kinds}
     iterations: list[int] = []
 
-    kept: list[Any] = []
-
-    def keeping(wanted: Settings, tell: Say) -> Any:
-        kept.append(make_trainer(wanted, tell))
-        return kept[0]
-
     @torch.no_grad()
-    def watch(report: Any) -> None:
+    def watch(report: Any, prepared: Any) -> None:
         if (report.iteration + 1) % every or report.draw.depth:
             return
         side = report.sides[0]
-        covered = (side.disparity[0] > 0).float()
+        covered = (side.disparity[0] > INSIDE).float()
         if covered.sum() < 20:
             return
         image = side.render.movedim(-1, 1)
-        decoded = [kept[0].decode(x) for x in (kept[0].trainer.guidance.encode(image), side.x0_hat)]
+        decoded = [prepared.decode(x) for x in (prepared.trainer.guidance.encode(image), side.x0_hat)]
         iterations.append(report.iteration + 1)
         for kind, picture in zip(kinds, (image, *decoded), strict=True):
             size = (picture.shape[-2], picture.shape[-1])
             mask = torch.nn.functional.interpolate(covered[None, None], size, mode="area")[0, 0] > 0.5
             means[kind].append(picture[0][:, mask].mean(1).tolist())
 
-    _, prepared = grow(settings, keeping, say, watch)
+    _, prepared = grow(settings, make_trainer, say, watch)
     if not iterations:
         raise SettingsError("No iteration showed an object of 20 pixels; more iterations are needed to measure its colours.")
     panels = []
-    everything = [value for values in means.values() for entry in values for value in entry]
+    low, high = limits([value for values in means.values() for entry in values for value in entry])
     for kind, values in means.items():
         excess = np.mean([entry[2] - (entry[0] + entry[1]) / 2 for entry in values[len(values) // 2 :]])
         note = f"blue over the others: {excess:+.3f}"
-        panel = Panel(kind, (0, settings.iterations), limits(everything), x_label="iteration", note=note)
+        panel = Panel(kind, (0, settings.iterations), (low, high + 0.3 * (high - low)), x_label="iteration", note=note)
         for channel, color in enumerate(("#d1495b", "#3a7d44", "#1b6ca8")):
             panel.line(iterations, [entry[channel] for entry in values], color)
         panel.legend([("red", "#d1495b"), ("green", "#3a7d44"), ("blue", "#1b6ca8")])
         panels.append(boxed(panel))
     caption = (
-        f"{settings.prompt}; {name_of(settings.variants[0])}; {prepared.model}; seed {settings.seed}. Means over the pixels that "
-        "the object covers, colours in 0..1, one view of every iteration shown. 'blue over the others' is blue less the mean of "
+        f"{settings.prompt}; {name_of(settings.variants[0])}; {prepared.model}; seed {settings.seed}. Means over the pixels well "
+        "inside the object, colours in 0..1, one view of every iteration shown. 'blue over the others' is blue less the mean of "
         "red and green, over the second half. A cast that comes from the VAE shows between the first two; one that comes "
         "from the network in the third."
     )
@@ -302,15 +297,18 @@ def make_figure(name: str, settings: Settings, make_trainer: MakeTrainer, say: S
 
 
 def grow(
-    settings: Settings, make_trainer: MakeTrainer, say: Say, watch: Callable[[Any], None] = lambda report: None
+    settings: Settings,
+    make_trainer: MakeTrainer,
+    say: Say,
+    watch: Callable[[Any, Any], None] = lambda report, prepared: None,
 ) -> tuple[Any, Any]:
-    """(trainer, prepared) after all iterations. ``watch`` sees each report."""
+    """(trainer, prepared) after all iterations. ``watch`` sees each report, and what was prepared."""
     prepared = make_trainer(settings, say)
     trainer: Any = prepared.trainer
     while trainer.iteration < settings.iterations:
         report = trainer.step()
-        watch(report)
-        say(f"Growing {len(trainer.sides)} side(s): {trainer.iteration} of {settings.iterations} iterations.")
+        watch(report, prepared)
+        say(f"Growing {', '.join(map(name_of, settings.variants))}: {trainer.iteration} of {settings.iterations} iterations.")
     return trainer, prepared
 
 

@@ -1,4 +1,4 @@
-"""The Lab tab: the toy with its sliders, the paper's figures made in the queue, and what came of them. All text is escaped.
+"""The Lab tab: the toy with its sliders, figures and small sweeps made in the queue, and what came of them. Text is escaped.
 
 Figures take the settings of the form in the other tab as they stand when the button is pressed.
 """
@@ -16,19 +16,19 @@ from typing import Any
 
 import gradio as gr
 
-from dreamerxl.config import Settings
+from dreamerxl.config import Settings, leaf_fields
 from dreamerxl.errors import DreamerError
 from dreamerxl.lab.figures import FIGURES, TOYS
 from dreamerxl.lab.toy import ToySettings
 from dreamerxl.lab.toy_figures import figure_3
 from dreamerxl.web.cards import message
-from dreamerxl.web.lab_desk import Job, LabDesk
+from dreamerxl.web.lab_desk import SWEEP, Job, LabDesk, typed_sweep
 from dreamerxl.web.theme import DO
 
 REFRESH_S = 1.5
 TOY_POINTS = 120  # fewer than the figure's: 0.15 s a picture
 NAMES = {"2": "Figure 2", "3": "Figure 3", "6": "Figure 6", "7": "Figure 7", "proposition": "Proposition 1"}
-NAMES |= {"modes": "SDS and VSD", "blue": "Blue cast"}
+NAMES |= {"modes": "SDS and VSD", "blue": "Blue cast", SWEEP: "Sweep"}
 STATES = {"queued": "Waiting for its turn", "working": "Being made", "done": "", "failed": "Failed", "stopped": "Stopped"}
 QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 
@@ -48,6 +48,15 @@ def add_lab(
                 delta_s = gr.Slider(1, 999, 200, step=1, label="δS · inversion step", buttons=[])
             picture = gr.HTML(toy_picture(900, 800, 810, 200), elem_id="toy-picture")
         figures = gr.HTML(figure_cards(), elem_id="lab-figures", js_on_load=DO)
+        with gr.Column(elem_id="sweep"):
+            gr.HTML(SWEEPS)
+            with gr.Row():
+                names = [(name.rpartition(".")[2], name) for name, _ in leaf_fields() if name.startswith("variants.")]
+                setting = gr.Dropdown(names, value="variants.gamma", label="Setting of the last side", min_width=180)
+                values = gr.Textbox("0, 0.3, 1", label="Values", info="apart by commas; the first is the baseline", max_lines=1)
+                seeds = gr.Number(1, label="Seeds", precision=0, minimum=1, maximum=3, min_width=80)
+            prompts = gr.Textbox("", label="Prompts", info="one a line; empty: the form's", lines=2, max_lines=8)
+            run = gr.Button("Run the sweep", size="sm", min_width=120, elem_id="run-sweep")
         said = gr.HTML()
         made = gr.HTML(elem_id="lab-made", js_on_load=DO)
 
@@ -59,6 +68,15 @@ def add_lab(
         owner = owner or secrets.token_urlsafe(16)
         try:
             lab.order(str(event.name).partition(":")[2], wanted(plain, values), owner)
+        except DreamerError as error:
+            return [owner, message(str(error))]
+        return [owner, ""]
+
+    def run_sweep(owner: str, name: str, texts: str, lines: str, count: Any, plain: dict[str, Any], *held: Any) -> list[Any]:
+        owner = owner or secrets.token_urlsafe(16)
+        try:
+            sweep = typed_sweep(wanted(plain, held), str(name), (texts or "")[:1000], (lines or "")[:10_000], int(count or 0))
+            lab.order_sweep(sweep, owner)
         except DreamerError as error:
             return [owner, message(str(error))]
         return [owner, ""]
@@ -76,6 +94,7 @@ def add_lab(
     for slider in sliders:
         slider.input(toy_picture, sliders, picture, trigger_mode="always_last", **QUIET)
     figures.click(make, [visitor, *form], [visitor, said], **QUIET).then(**listing, **QUIET)
+    run.click(run_sweep, [visitor, setting, values, prompts, seeds, *form], [visitor, said], **QUIET).then(**listing, **QUIET)
     made.click(act, visitor, said, **QUIET).then(**listing, **QUIET)
     gr.Timer(REFRESH_S).tick(**listing, **QUIET)
 
@@ -84,6 +103,13 @@ TOY = (
     "<h2>The toy of Figure 3</h2><p>Eight Gaussians in the plane, whose noise is predicted exactly: what is left of ISM and TSM "
     "is the error of DDIM's finite steps. <b>Carried</b>: the gap of the x₀ from which the two points were stepped; TSM makes it "
     "0 by construction. <b>Predicted</b>: the gap of what is predicted at the points, which the gradient sees.</p>"
+)
+
+
+SWEEPS = (
+    "<h2>A sweep</h2><p>The form's run under several values of one setting, on the same prompts, seeds, views, timesteps and "
+    "noise. What differs is reported with 95 % confidence intervals of the paired differences. Larger ones: "
+    "<code>python -m dreamerxl sweep</code>.</p>"
 )
 
 

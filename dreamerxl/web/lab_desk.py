@@ -1,12 +1,14 @@
-"""What the Lab tab asks for: figures that are made in the queue, one folder each, kept and found again.
+"""What the Lab tab asks for: figures and small sweeps that are made in the queue, one folder each, kept and found again.
 
     runs/lab/ID/   job.json, figure-NAME.png or .svg, figure-NAME.json (the data), settings.yaml
-A figure that needs the models takes its turn between the runs, on the worker thread; the toys are made at once on a thread of
-this desk. Commands go in by id and owner; what comes out is immutable.
+                   or comparison.svg, report.html, data.json, sweep.yaml
+What needs the models takes its turn between the runs, on the worker thread; the toys are made at once on a thread of this desk.
+Commands go in by id and owner; what comes out is immutable.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import gc
 import json
@@ -14,18 +16,22 @@ import logging
 import shutil
 import threading
 import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import torch
 import yaml
 
-from dreamerxl.config import Settings
-from dreamerxl.errors import DreamerError
+from dreamerxl.config import Settings, parse_value
+from dreamerxl.errors import DreamerError, SettingsError
 from dreamerxl.guidance.hub import Say
+from dreamerxl.lab.executor import LocalExecutor
 from dreamerxl.lab.figures import FIGURES, TOYS, make_figure
+from dreamerxl.lab.report import forest, gather, summarize, write_report
+from dreamerxl.lab.sweep import Case, Sweep, write_outcome
 from dreamerxl.runs.folder import replacing
 from dreamerxl.runs.manager import RunManager, check_runnable
 from dreamerxl.runs.run import ID_PATTERN, key_of, new_id
@@ -34,14 +40,17 @@ from dreamerxl.runs.worker import MakeTrainer
 Status = Literal["queued", "working", "done", "failed", "stopped"]
 MOST_KEPT = 60  # figures that are listed
 MOST_WAITING = 8  # of all visitors
+SWEEP = "sweep"
+MOST_VALUES, MOST_PROMPTS, MOST_SEEDS = 8, 8, 3  # of a visitor's sweep; the command line has no such limits
+Work: TypeAlias = Callable[[Path, MakeTrainer, Say], Sequence[str]]  # makes files in a folder; their names, the picture first
 
 
 @dataclass(frozen=True)
 class Job:
-    """A figure that was asked for, at one moment."""
+    """A figure or sweep that was asked for, at one moment."""
 
     id: str
-    name: str  # of lab.figures.FIGURES
+    name: str  # of lab.figures.FIGURES, or SWEEP
     prompt: str
     created: float  # seconds since the epoch
     owner_key: str
@@ -78,18 +87,26 @@ class LabDesk:
         if name not in FIGURES:
             raise DreamerError(f"There is no figure {name[:40]!r}; figures: {', '.join(FIGURES)}.")
         check_runnable(settings)
+        return self._queue(name, "" if name in TOYS else settings.prompt, owner, figure_work(name, settings))
+
+    def order_sweep(self, sweep: Sweep, owner: str) -> Job:
+        """Have a sweep run for a visitor. Raises DreamerError with a sentence."""
+        check_runnable(dataclasses.replace(sweep.base, prompt=sweep.prompts[0]))
+        return self._queue(SWEEP, sweep.name, owner, sweep_work(sweep))
+
+    def _queue(self, name: str, prompt: str, owner: str, work: Work) -> Job:
         created = time.time()
-        job = Job(new_id(created), name, "" if name in TOYS else settings.prompt, created, key_of(owner))
+        job = Job(new_id(created), name, prompt, created, key_of(owner))
         with self._lock:
             waiting = sum(not job.ended for job in self._jobs.values())
             if waiting >= MOST_WAITING:
-                raise DreamerError(f"{waiting} figures are being made or wait already; ask again when some are done.")
+                raise DreamerError(f"{waiting} of these are being made or wait already; ask again when some are done.")
             self._jobs[job.id] = job
         try:
             if name in TOYS:
-                future = self._toys.submit(self._make, job.id, settings, no_trainer)
+                future = self._toys.submit(self._make, job.id, work, no_trainer)
             else:
-                future = self.manager.call(lambda make_trainer: self._make(job.id, settings, make_trainer))
+                future = self.manager.call(lambda make_trainer: self._make(job.id, work, make_trainer))
         except BaseException:
             with self._lock:
                 del self._jobs[job.id]
@@ -156,10 +173,8 @@ class LabDesk:
                 job = self._jobs[job_id] = dataclasses.replace(job, **changes)
         return job
 
-    def _make(self, job_id: str, settings: Settings, make_trainer: MakeTrainer) -> tuple[str, ...]:
-        """Make the figure and write its files; on whichever thread owns what ``make_trainer`` gives."""
-        with self._lock:
-            name = self._jobs[job_id].name
+    def _make(self, job_id: str, work: Work, make_trainer: MakeTrainer) -> tuple[str, ...]:
+        """Do the work and name its files; on whichever thread owns what ``make_trainer`` gives."""
 
         def say(stage: str) -> None:
             with self._lock:
@@ -168,19 +183,13 @@ class LabDesk:
                 raise Withdrawn("Stopped on request.")
             self._change(job_id, status="working", stage=stage)
 
-        say("Making it.")
+        say("It begins.")
         try:
-            figure = make_figure(name, settings, make_trainer, say)
+            return tuple(work(self.folder / job_id, make_trainer, say))
         finally:
             gc.collect()  # a trainer's parts refer to each other
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
-        folder = self.folder / job_id
-        files = [path.name for path in figure.save(folder)]
-        with replacing(folder / "settings.yaml") as temporary:
-            plain = yaml.safe_dump(settings.to_dict(), sort_keys=False, allow_unicode=True)
-            temporary.write_text(plain, encoding="utf-8")
-        return (*files, "settings.yaml")
 
     def _ended(self, job_id: str, future: Future[Any]) -> None:
         """Note how a figure ended, and keep it on disk where it came to something."""
@@ -201,6 +210,79 @@ class LabDesk:
             self._stopped.discard(job_id)
 
 
+def figure_work(name: str, settings: Settings) -> Work:
+    """Makes a figure with some settings."""
+
+    def work(folder: Path, make_trainer: MakeTrainer, say: Say) -> Sequence[str]:
+        files = [path.name for path in make_figure(name, settings, make_trainer, say).save(folder)]
+        write_text(folder / "settings.yaml", yaml.safe_dump(settings.to_dict(), sort_keys=False, allow_unicode=True))
+        return (*files, "settings.yaml")
+
+    return work
+
+
+def sweep_work(sweep: Sweep) -> Work:
+    """Runs a sweep, one run after another; its run folders go when it has been measured. It can be stopped between two runs."""
+
+    def work(folder: Path, make_trainer: MakeTrainer, say: Say) -> Sequence[str]:
+        tasks = sweep.tasks()
+        say(f"The first of {len(tasks)} runs has begun.")
+        try:
+            outcomes: Any = LocalExecutor(make_trainer=make_trainer).run(tasks, folder, sweep.metrics)
+            with contextlib.closing(outcomes):  # ends its worker also where ``say`` raises
+                for count, (task, outcome) in enumerate(outcomes, 1):
+                    write_outcome(folder, task, outcome)
+                    say(f"{count} of {len(tasks)} runs are done.")
+        finally:
+            shutil.rmtree(folder / "runs", ignore_errors=True)
+        done, failed, _ = gather(sweep, folder)
+        if not done:
+            raise DreamerError(failed[0]["error"])
+        rows = summarize(sweep, done)
+        measure = sweep.metrics[0] if sweep.metrics[0] in rows else next(iter(rows))
+        write_text(folder / "comparison.svg", forest(measure, rows[measure], sweep.baseline))
+        report = write_report(sweep, folder)
+        write_text(folder / "sweep.yaml", sweep.source)
+        return ("comparison.svg", report.name, "data.json", "sweep.yaml")
+
+    return work
+
+
+def typed_sweep(base: Settings, setting: str, values: str, prompts: str, seeds: int) -> Sweep:
+    """A sweep over one setting of a side: values apart by commas (the first is the baseline), prompts a line each, seeds from
+    that of the base on. Raises SettingsError with a sentence."""
+    texts = [text.strip() for text in values.split(",") if text.strip()]
+    lines = [line.strip() for line in prompts.splitlines() if line.strip()] or [base.prompt]
+    for what, count, most in (("values", len(texts), MOST_VALUES), ("prompts", len(lines), MOST_PROMPTS)):
+        if not 1 <= count <= most:
+            raise SettingsError(f"The sweep has {count} {what}; 1 to {most} are accepted here, any number on the command line.")
+    if not 1 <= seeds <= MOST_SEEDS:
+        raise SettingsError(f"The sweep has {seeds} seeds; 1 to {MOST_SEEDS} are accepted here, any number on the command line.")
+    if len(set(texts)) < len(texts) or len(set(lines)) < len(lines):
+        raise SettingsError("The sweep names a value or a prompt twice; each counts once.")
+    leaf = setting.rpartition(".")[2]
+    cases = tuple(Case(f"{leaf} {text}", {setting: parse_value(text)}) for text in texts)
+    numbers = tuple(base.seed + index for index in range(seeds))
+    told = {
+        "name": f"{leaf}: {', '.join(texts)}",
+        "settings": base.to_dict(),
+        "prompts": lines,
+        "seeds": list(numbers),
+        "cases": [{"name": case.name, **case.changes} for case in cases],
+        "baseline": cases[0].name,
+    }
+    source = yaml.safe_dump(told, sort_keys=False, allow_unicode=True)
+    sweep = Sweep(told["name"], "", base, tuple(lines), numbers, cases, cases[0].name, source=source)
+    sweep.tasks()  # what cannot be run is told now
+    return sweep
+
+
+def write_text(path: Path, text: str) -> None:
+    """A file, whole or not at all. Raises RunFolderError."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
 def no_trainer(settings: Settings, say: Say) -> Any:
     """What a toy is given in place of models."""
     raise DreamerError("This figure needs no model.")
@@ -216,6 +298,6 @@ def read_jobs(folder: Path) -> list[Job]:
         except (OSError, ValueError, TypeError, KeyError):
             continue
         plain = all(isinstance(name, str) and Path(name).name == name for name in job.files)
-        if job.id == path.parent.name and ID_PATTERN.fullmatch(job.id) and job.name in FIGURES and plain:
+        if job.id == path.parent.name and ID_PATTERN.fullmatch(job.id) and job.name in (*FIGURES, SWEEP) and plain:
             found.append(job)
     return found
