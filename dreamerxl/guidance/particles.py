@@ -32,7 +32,7 @@ class Particles:
         self.guidance, self.settings = guidance, settings
         self.unet = with_lora(guidance.unet, settings.rank, generator)
         if sum(weight.numel() for weight in self.unet.parameters()) > WORTH_COMPILING:
-            self.unet.enable_gradient_checkpointing()  # SDXL's activations at 1024 px are beyond any card
+            self.unet.enable_gradient_checkpointing()  # where the activations of a whole UNet would fill a card
         self.weights = {name: weight for name, weight in self.unet.named_parameters() if weight.requires_grad}
         self.optimizer = torch.optim.AdamW(list(self.weights.values()), lr=settings.learning_rate)
 

@@ -69,8 +69,11 @@ class LocalExecutor:
         context = multiprocessing.get_context("spawn")
         with concurrent.futures.ProcessPoolExecutor(self.jobs, context, torch.set_num_threads, (threads,)) as pool:
             waiting = {pool.submit(run_task, task, root, tuple(metrics)): task for task in tasks}
-            for done in concurrent.futures.as_completed(waiting):
-                yield waiting[done], done.result()
+            try:
+                for done in concurrent.futures.as_completed(waiting):
+                    yield waiting[done], done.result()
+            finally:
+                pool.shutdown(cancel_futures=True)  # what has begun ends by itself, the rest does not begin
 
 
 _workers: dict[Path, Worker] = {}  # of this process, so that its model stays warm
