@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     root_path = "".join(f"/{part}" for part in options.root_path.split("/") if part)
     warm = offer.settle(offer.first) if is_local(choice) else None  # a first run shows how far its download is
     site = make_site(RunManager(options.runs_dir, warm=warm), offer, root_path)
-    server = make_server(Door(site.app, *account) if account else site.app)
+    server = make_server(Door(site.app, *account, root_path) if account else site.app)
     print(f"Model: {choice.reason}")
     print(f"Open http://{f'[{host}]' if ':' in host else host}:{port}{root_path}/ in a browser; Ctrl-C ends.", flush=True)
 

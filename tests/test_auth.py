@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -135,3 +136,24 @@ def test_half_an_account_is_refused(text: str) -> None:
     with pytest.raises(SettingsError, match="user:password"):
         parse(text)
     assert parse("ada:a:b") == ("ada", "a:b")
+
+
+def test_wrong_attempts_at_the_socket_wait_and_too_many_are_turned_away(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = {"Authorization": "Basic YWRhOmE="}
+    begun = time.monotonic()
+    with (
+        pytest.raises(InvalidStatus, match="403"),
+        connect(f"ws{address[4:]}viewer/", additional_headers=wrong, proxy=None),
+    ):
+        pass
+    assert time.monotonic() - begun >= 0.2
+    monkeypatch.setattr(door, "MOST_WRONG", 2)
+    with ThreadPoolExecutor(6) as guessers:
+        asked = [guessers.submit(httpx.get, f"{address}config", headers=wrong, trust_env=False) for _ in range(6)]
+        codes = sorted(answer.result().status_code for answer in asked)
+    assert codes[:2] == [401, 401] and codes[-1] == 429
+    with client(address) as page:
+        assert page.get("config", auth=(USER, PASSWORD)).status_code == 200  # whoever knows is not kept waiting
+        assert page.post("login", content=b"user=" + b"x" * 5000).status_code == 413

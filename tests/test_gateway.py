@@ -161,6 +161,7 @@ def test_no_path_leads_out_of_the_view(gateway: str, upstream: Upstream, path: s
 def test_messages_go_both_ways_with_the_subprotocol(gateway: str, upstream: Upstream, path: str):
     with knock(gateway, path) as browser:
         assert browser.subprotocol == "viser-v9"
+        wait_for(lambda: upstream.protocols)
         assert upstream.protocols[-1] == "viser-v9"
         for message in ("text", b"bytes", b"", "", MEGABYTE * 3):
             browser.send(message)

@@ -13,17 +13,11 @@ import hashlib
 import hmac
 import html
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
 from http.cookies import CookieError, SimpleCookie
-from typing import Any
 from urllib.parse import parse_qs
 
 from dreamerxl.errors import SettingsError
-
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
+from dreamerxl.web.patience import App, Receive, Scope, Send, Unread, read_body, refuse
 
 OPEN = ("/healthz",)
 LOGIN = "/login"
@@ -31,6 +25,9 @@ COOKIE = "dreamerxl"
 DAYS = 14
 LONGEST_FORM = 4096  # bytes
 WRONG_S = 1.0  # that a wrong attempt takes; one after the other, whoever tries
+MOST_WRONG = 60  # that wait for their turn; more are turned away at once
+
+TOO_MANY = "There were too many wrong attempts; wait a minute."
 
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>dreamerxl</title><style>
@@ -55,13 +52,15 @@ def parse(text: str) -> tuple[str, str]:
 
 
 class Door:
-    """An ASGI application in front of another one."""
+    """An ASGI application in front of another one, which a proxy may show under a path."""
 
-    def __init__(self, app: App, user: str, password: str) -> None:
+    def __init__(self, app: App, user: str, password: str, path: str = "") -> None:
         self.app = app
+        self._path = f"{path}/"
         self._user, self._password = user.encode(), password.encode()
         self._key = hashlib.sha256(b"dreamerxl door\0" + self._user + b"\0" + self._password).digest()
         self._wrong = asyncio.Lock()
+        self._waiting = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -71,12 +70,11 @@ class Door:
             return await self._log_in(scope, headers, receive, send)
         if scope["path"] in OPEN or self._knows(headers):
             return await self.app(scope, receive, send)
+        in_time = b"authorization" not in headers or await self._take_time()
         if scope["type"] == "websocket":
             await receive()
             return await send({"type": "websocket.close", "code": 1008})  # before it is accepted: the browser sees 403
-        if b"authorization" in headers:
-            await self._take_time()
-        await self._refuse(scope, headers, send)
+        await (self._refuse(scope, headers, send) if in_time else refuse(send, 429, TOO_MANY))
 
     def _knows(self, headers: dict[bytes, bytes]) -> bool:
         return self._has_cookie(headers.get(b"cookie", b"")) or self._has_basic(headers.get(b"authorization", b""))
@@ -108,23 +106,32 @@ class Door:
     def _sign(self, text: str) -> str:
         return hmac.new(self._key, text.encode(), "sha256").hexdigest()
 
-    async def _take_time(self) -> None:
-        async with self._wrong:
-            await asyncio.sleep(WRONG_S)
+    async def _take_time(self) -> bool:
+        """Wait for one's turn to be wrong; False where too many do already."""
+        if self._waiting >= MOST_WRONG:
+            return False
+        self._waiting += 1
+        try:
+            async with self._wrong:
+                await asyncio.sleep(WRONG_S)
+        finally:
+            self._waiting -= 1
+        return True
 
     async def _log_in(self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, send: Send) -> None:
-        body, more = b"", True
-        while more and len(body) <= LONGEST_FORM:
-            message = await receive()
-            body, more = body + message.get("body", b""), message.get("more_body", False)
-        form = parse_qs(body[:LONGEST_FORM].decode("utf-8", "replace"))
+        try:
+            form = parse_qs((await read_body(receive, LONGEST_FORM)).decode("utf-8", "replace"))
+        except Unread as reason:
+            return await refuse(send, *reason.args)
         user, password = (form.get(name, [""])[0].encode() for name in ("user", "password"))
         if not self._is(user, password):
-            await self._take_time()
+            if not await self._take_time():
+                return await refuse(send, 429, TOO_MANY)
             return await self._refuse(scope, headers, send, "That is not the name and password of this place.")
         expires = str(int(time.time()) + DAYS * 86400)
-        secure = "; Secure" if b"https" in (headers.get(b"x-forwarded-proto", b""), scope["scheme"].encode()) else ""
-        cookie = f"{COOKIE}={expires}.{self._sign(expires)}; Path=/; Max-Age={DAYS * 86400}; HttpOnly; SameSite=Lax{secure}"
+        is_https = b"https" in (headers.get(b"x-forwarded-proto", b""), scope["scheme"].encode())
+        rules = f"Path={self._path}; Max-Age={DAYS * 86400}; HttpOnly; SameSite=Lax{'; Secure' if is_https else ''}"
+        cookie = f"{COOKIE}={expires}.{self._sign(expires)}; {rules}"
         await _answer(send, 303, b"", [(b"location", b"./"), (b"set-cookie", cookie.encode())])
 
     async def _refuse(self, scope: Scope, headers: dict[bytes, bytes], send: Send, told: str = "") -> None:

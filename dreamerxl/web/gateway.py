@@ -23,6 +23,7 @@ from websockets.typing import Subprotocol
 from dreamerxl import __version__
 from dreamerxl.runs.run import ID_PATTERN
 from dreamerxl.web import view_page
+from dreamerxl.web.patience import Bounded
 from dreamerxl.web.takeaway import IN_PAGE, MEDIA_TYPES, may_leave, place_of
 
 ASKED = ("accept", "if-none-match", "if-modified-since", "range")  # request headers that the view's server may see
@@ -53,7 +54,8 @@ def make_gateway(
             app.state.viewer = client
             yield
 
-    app = FastAPI(title="dreamerxl", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = FastAPI(title="dreamerxl", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(Bounded)
 
     @app.get("/health")
     def report_health() -> dict[str, Any]:
@@ -161,6 +163,7 @@ async def relay(browser: WebSocket, upstream_url: str) -> None:
             upstream_url,
             subprotocols=offered or None,
             max_size=None,
+            max_queue=1,  # messages may be large, and a slow browser keeps them waiting here
             compression=None,
             open_timeout=UPSTREAM_TIMEOUT_S,
             ping_interval=None,  # the browser's side is pinged; this side never leaves the machine

@@ -18,10 +18,12 @@ from dreamerxl.web.door import App
 from dreamerxl.web.gateway import make_gateway
 from dreamerxl.web.offer import Offer
 from dreamerxl.web.panel import make_panel
+from dreamerxl.web.patience import Requests, Sockets
 from dreamerxl.web.theme import HEAD, ICON, STYLE_SHEET, make_theme
 from dreamerxl.web.viewer import Viewer, stage_of
 
 LARGEST_UPLOAD = 64 * 2**20  # bytes of a file whose settings a visitor wants back
+LARGEST_MESSAGE = 8 * 2**20  # bytes that a browser may send to the view at once
 
 
 @dataclass(frozen=True)
@@ -56,9 +58,9 @@ def make_site(manager: RunManager, offer: Offer, root_path: str = "") -> Site:
         path="/",
         root_path=root_path or None,
         ssr_mode=False,
+        show_error=False,  # what a handler did not expect is for the log
         footer_links=[],
         favicon_path=str(ICON),
-        show_error=True,
         theme=make_theme(),
         css_paths=STYLE_SHEET,
         head=HEAD,
@@ -74,8 +76,10 @@ def make_server(app: App) -> uvicorn.Server:
     """
     config = uvicorn.Config(
         app,
+        http=Requests,
+        ws=Sockets,
         log_level="warning",
-        ws_max_size=256 * 2**20,
+        ws_max_size=LARGEST_MESSAGE,
         ws_per_message_deflate=False,
         ws_ping_interval=30.0,
         ws_ping_timeout=120.0,
