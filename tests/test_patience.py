@@ -85,9 +85,7 @@ def test_ten_that_never_read_cost_a_few_messages_each_and_are_let_go(viewer: Vie
                     got += 1
                 if key % 4 == 1:
                     grown.append(resident_mb() - before)
-            print(
-                f"{CLIENTS} that never read, messages of {message_mb:.2f} MB: +{max(grown):.0f} MB at most, +{grown[-1]:.0f} at the end"
-            )
+            print(f"{CLIENTS} that never read, messages of {message_mb:.2f} MB: +{max(grown):.0f} MB at most")
             assert max(grown) < CLIENTS * 4 * message_mb + 30
             wait_for(lambda: open_files() - files <= CLIENTS)  # their own ends
             viewer.show(big_stage(100))
@@ -125,7 +123,7 @@ def test_a_request_that_never_ends_is_given_up(site: str):
     upload.sendall(post("/gradio_api/upload", 5000) + b"--x\r\n")
     assert httpx.get(f"http://{site}/healthz").status_code == 200  # the others are served meanwhile
     assert b" 408 " in stalled.recv(200)
-    assert b" 408 " in upload.recv(200)
+    assert b"Server Error" in upload.recv(2000)  # Gradio's own answer
     for one in (silent, slow):
         with contextlib.suppress(ConnectionResetError):
             assert one.recv(10) == b""
