@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from browser import chromium, serving, stand_in_site
 from fake_training import fake_make_trainer
 from fastapi.testclient import TestClient
 
-from dreamerxl.config import Settings, load_settings
+from dreamerxl.config import Settings, load_preset, load_settings
 from dreamerxl.errors import DreamerError, SettingsError
 from dreamerxl.guidance.hub import Say
 from dreamerxl.lab import figures
@@ -246,3 +247,29 @@ def test_what_is_shown_is_escaped_and_whole():
 def test_the_toy_answers_to_every_place_of_its_sliders(sliders: tuple[int, int, int, int], title: str):
     shown = toy_picture(*sliders)
     assert title in shown and shown.count("download=") == 2
+
+
+def test_the_lab_in_a_browser(tmp_path: Path):
+    with serving(stand_in_site(tmp_path, load_preset("mushroom"), seconds=0.01)) as address, chromium() as page:
+        page.goto(address)
+        page.get_by_role("tab", name="Lab").click()
+        title = page.locator("#toy-picture svg .head")
+        title.wait_for()
+        assert "t = 900, s = 800" in title.text_content()
+        page.locator("#toy-sliders input[type=number]").first.fill("600")
+        page.keyboard.press("Tab")
+        page.wait_for_function("document.querySelector('#toy-picture svg .head').textContent.includes('t = 600, s = 599')")
+        page.locator('[data-do="make:3"]').click()
+        picture = page.locator("#lab-made img")
+        picture.wait_for()
+        page.wait_for_function("document.querySelector('#lab-made img').naturalWidth > 0")
+        with page.expect_download() as saving:
+            page.get_by_role("link", name="figure-3.json").click()
+        told = json.loads(Path(saving.value.path()).read_text())
+        assert [row["mu"] for row in told["data"]["rows"]] == [800, 801, 810]
+        page.get_by_label("Values").fill("0, nothing")
+        page.get_by_role("button", name="Run the sweep").click()
+        page.get_by_text("a number is accepted").wait_for()
+        page.on("dialog", lambda dialog: dialog.accept())
+        page.get_by_role("button", name="Delete").first.click()
+        page.wait_for_function("!document.querySelector('#lab-made article')")
