@@ -138,9 +138,7 @@ def test_half_an_account_is_refused(text: str) -> None:
     assert parse("ada:a:b") == ("ada", "a:b")
 
 
-def test_wrong_attempts_at_the_socket_wait_and_too_many_are_turned_away(
-    address: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_wrong_attempts_at_the_socket_wait_and_too_many_are_turned_away(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     wrong = {"Authorization": "Basic YWRhOmE="}
     begun = time.monotonic()
     with (
