@@ -155,10 +155,13 @@ def test_what_cannot_be_made_is_refused(lab: LabDesk, name: str, prompt: str, sa
 def test_there_is_an_end_to_what_waits(lab: LabDesk, manager: RunManager, monkeypatch: pytest.MonkeyPatch):
     go = threading.Event()
     use(monkeypatch, drawing(lambda say: go.wait(20) and None))
-    for _ in range(lab_desk.MOST_WAITING):
-        lab.order("6", SETTINGS, "me")
+    for count in range(lab_desk.MOST_WAITING):
+        lab.order("6", SETTINGS, f"visitor {count // lab_desk.MOST_OWN}")
+        if count == lab_desk.MOST_OWN - 1:
+            with pytest.raises(DreamerError, match="3 of yours are being made or wait"):
+                lab.order("6", SETTINGS, "visitor 0")
     with pytest.raises(DreamerError, match="8 of these are being made or wait"):
-        lab.order("6", SETTINGS, "me")
+        lab.order("6", SETTINGS, "another")
     lab.close()
     go.set()
     until(lambda: all(job.ended for job in lab.jobs()))

@@ -39,7 +39,7 @@ from dreamerxl.runs.worker import MakeTrainer
 
 Status = Literal["queued", "working", "done", "failed", "stopped"]
 MOST_KEPT = 60  # figures that are listed
-MOST_WAITING = 8  # of all visitors
+MOST_WAITING, MOST_OWN = 8, 3  # of all visitors, of one
 SWEEP = "sweep"
 MOST_VALUES, MOST_PROMPTS, MOST_SEEDS = 8, 8, 3  # of a visitor's sweep; the command line has no such limits
 Work: TypeAlias = Callable[[Path, MakeTrainer, Say], Sequence[str]]  # makes files in a folder; their names, the picture first
@@ -98,9 +98,13 @@ class LabDesk:
         created = time.time()
         job = Job(new_id(created), name, prompt, created, key_of(owner))
         with self._lock:
-            waiting = sum(not job.ended for job in self._jobs.values())
-            if waiting >= MOST_WAITING:
-                raise DreamerError(f"{waiting} of these are being made or wait already; ask again when some are done.")
+            waiting = [other.owner_key for other in self._jobs.values() if not other.ended]
+            if len(waiting) >= MOST_WAITING:
+                raise DreamerError(f"{len(waiting)} of these are being made or wait already; ask again when some are done.")
+            if waiting.count(job.owner_key) >= MOST_OWN:
+                raise DreamerError(
+                    f"{MOST_OWN} of yours are being made or wait already; stop one, or ask again when one is done."
+                )
             self._jobs[job.id] = job
         try:
             if name in TOYS:
