@@ -56,7 +56,7 @@ def drawing(work: Callable[[Say], None] = lambda say: None) -> Callable[..., Fig
 
 
 def until(condition: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -191,21 +191,21 @@ def test_figures_of_an_earlier_program_are_found_and_served(lab: LabDesk, manage
 
 
 def test_a_sweep_is_run_in_the_queue_and_reported(lab: LabDesk, manager: RunManager):
-    sweep = typed_sweep(SETTINGS, "variants.gamma", "0, 0.3,1", "a red duck\n\n a blue house ", 2)
-    assert [case.changes for case in sweep.cases] == [{"variants.gamma": 0}, {"variants.gamma": 0.3}, {"variants.gamma": 1}]
-    assert (sweep.prompts, sweep.seeds, sweep.baseline) == (("a red duck", "a blue house"), (0, 1), "gamma 0")
+    sweep = typed_sweep(SETTINGS, "variants.gamma", " 0,0.3 ", "a red duck\n\n a blue house ", 1)
+    assert [case.changes for case in sweep.cases] == [{"variants.gamma": 0}, {"variants.gamma": 0.3}]
+    assert (sweep.prompts, sweep.seeds, sweep.baseline) == (("a red duck", "a blue house"), (0,), "gamma 0")
     job = lab.order_sweep(sweep, "me")
     behind = manager.submit(SETTINGS)
     until(lambda: job_of(lab, job).ended)
     found = job_of(lab, job)
     assert (found.status, found.files) == ("done", ("comparison.svg", "report.html", "data.json", "sweep.yaml"))
     folder = lab.folder / job.id
-    assert json.loads((folder / "data.json").read_text())["runs"] == {"done": 4, "failed": 0, "missing": 0}
+    assert json.loads((folder / "data.json").read_text())["runs"] == {"done": 2, "failed": 0, "missing": 0}
     assert not (folder / "runs").exists()
     assert "gamma 0.3" in (folder / "comparison.svg").read_text()
     again = load_sweep(folder / "sweep.yaml")
     assert [task.id for task in again.tasks()] == [task.id for task in sweep.tasks()]
-    assert behind.wait(20) and behind.view.status == "done"
+    assert behind.wait(60) and behind.view.status == "done"
 
 
 def test_a_sweep_can_be_stopped_between_its_runs(lab: LabDesk):
