@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import shutil
 import threading
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from dreamerxl.runs.capture import ALWAYS, run_sides
 from dreamerxl.runs.drawing import camera, extent, pictures
 from dreamerxl.runs.folder import replacing
 from dreamerxl.runs.manager import RunManager
-from dreamerxl.runs.run import RunView
+from dreamerxl.runs.run import Run, RunView
 from dreamerxl.web import takeaway
 from dreamerxl.web.lab_desk import LabDesk
 from dreamerxl.web.past import Past
@@ -27,6 +29,7 @@ MOST_ORDERS = 12  # files that wait to be made, of all visitors
 THUMBNAIL = "thumbnail.png"
 THUMBNAIL_SIZE = 160  # pixels of a side
 MOST_LISTED = 60  # runs of the gallery
+TWICE_S = 2.0  # in which a second press of a button, with the same settings, is the echo of the first
 
 
 class Desk:
@@ -40,6 +43,8 @@ class Desk:
         self._captured: set[str] = set()
         self._orders: dict[tuple[str, str], str] = {}  # (run, file) -> '' while it is being made, else why it failed
         self._lock = threading.Lock()  # guards the three above
+        self._pressed: dict[str, tuple[float, object, Run]] = {}  # by visitor: when, what was asked for, what came of it
+        self._pressing = threading.Lock()  # guards the one above, and lets runs be submitted one at a time
         self._maker = ThreadPoolExecutor(1, thread_name_prefix="dreamerxl-captures")
 
     def on_show(self) -> RunView | None:
@@ -67,8 +72,8 @@ class Desk:
         return None if view is None else view.folder
 
     def submit(self, settings: Settings, owner: str) -> RunView:
-        """Queue a run for a visitor. Raises DreamerError with a sentence."""
-        return self._shown(self.manager.submit(settings, owner).view)
+        """Queue a run for a visitor; the same one where they pressed twice. Raises DreamerError with a sentence."""
+        return self._once(owner, settings, lambda: self.manager.submit(settings, owner))
 
     def again(self, run_id: str, owner: str) -> RunView:
         """Queue a run for a visitor with the settings and the seed that another was submitted with. Raises DreamerError."""
@@ -80,7 +85,7 @@ class Desk:
         if not view.ended:
             raise DreamerError("This run is still going on; it can run on once it has ended.")
         settings = dataclasses.replace(view.settings, iterations=view.iteration + more)
-        return self._shown(self.manager.submit(settings, owner, start=view).view)
+        return self._once(owner, (run_id, settings), lambda: self.manager.submit(settings, owner, start=view))
 
     def cut_off(self, owner: str | None) -> list[RunView]:
         """Runs that the end of an earlier program cut off, the visitor's own and those of nobody, newest first."""
@@ -91,7 +96,7 @@ class Desk:
         view = self.manager.get(run_id).view
         if view.owner_key and not view.belongs_to(owner):
             raise DreamerError("This run was made by another visitor; only they can take it up.")
-        return self._shown(self.manager.take_up(run_id, owner).view)
+        return self._once(owner, run_id, lambda: self.manager.take_up(run_id, owner))
 
     def own(self, owner: str | None) -> RunView | None:
         """The visitor's run that is in progress, else the first that waits; None where there is none."""
@@ -187,6 +192,17 @@ class Desk:
         self._maker.shutdown(wait=False, cancel_futures=True)
         self.past.close()
 
+    def _once(self, owner: str, asked: object, queue: Callable[[], Run]) -> RunView:
+        """What is queued for a visitor; what they asked for a moment ago is not queued again while it goes on."""
+        with self._pressing:
+            now = time.monotonic()
+            self._pressed = {visitor: press for visitor, press in self._pressed.items() if now - press[0] < TWICE_S}
+            _, before, made = self._pressed.get(owner, (now, None, None))
+            if made is None or before != asked or made.view.ended:
+                made = queue()
+                self._pressed[owner] = now, asked, made
+            return self._shown(made.view)
+
     def _shown(self, view: RunView) -> RunView:
         with self._lock:
             if self._last is None:
@@ -223,7 +239,10 @@ class Desk:
         def work() -> None:
             outcome = None
             try:
-                make(view)
+                if self.find(view.id) is not None:
+                    make(view)
+                if self.find(view.id) is None:  # deleted meanwhile: what was just written is to go, too
+                    shutil.rmtree(view.folder, ignore_errors=True)
             except DreamerError as error:
                 outcome = str(error)
             except Exception:

@@ -216,7 +216,8 @@ def make_panel(desk: Desk, offer: Offer) -> gr.Blocks:
                     view = asked
             if desk.cut_off(owner):
                 text = cards.message("A run was cut off when the program ended; it can go on, from Past runs.", "note")
-            filled = fill(view.settings) if view is not None else unchanged()
+            is_theirs = view is not None and (view.belongs_to(owner) or view.id == query.get("run"))
+            filled = fill(view.settings) if view is not None and is_theirs else unchanged()
             try:
                 linked = settings_of_link(query, models)
                 filled = fill(offer.settle(linked)) if linked is not None else filled
