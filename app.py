@@ -23,6 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     from dreamerxl.errors import DreamerError  # what follows takes seconds to import; a port in use is told at once
     from dreamerxl.guidance.models import is_local, pick_device, resolve
+    from dreamerxl.guidance.pickles import convert
     from dreamerxl.runs.manager import RunManager
     from dreamerxl.web.door import Door, parse
     from dreamerxl.web.offer import Offer, first_settings
@@ -30,6 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     try:
         account = parse(options.auth) if options.auth else None
+        if options.allow_pickle_weights:
+            options.guidance = convert(options.guidance, print)
         device = pick_device(options.device)
         choice = resolve(options.guidance, device)
         offer = Offer(first_settings(choice.source), options.guidance, options.device, f"{choice.label} on {device.type.upper()}")
@@ -67,6 +70,11 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="where to run (default: %(default)s)")
     made.add_argument("--runs-dir", type=Path, default=Path("runs"), help="where runs leave their folders (default: %(default)s)")
+    made.add_argument(
+        "--allow-pickle-weights",
+        action="store_true",
+        help="convert the weights of --guidance to .safetensors where they are pickled (.bin, .ckpt, .pt); never a visitor's",
+    )
     made.add_argument("--root-path", default="", help="path under which a proxy shows the page, for example /dreamerxl")
     made.add_argument(
         "--auth",

@@ -81,6 +81,9 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     add_settings_arguments(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the run folder; must not hold anything yet")
     parser.add_argument("--no-video", action="store_true", help="leave out the turntable video")
+    parser.add_argument(
+        "--allow-pickle-weights", action="store_true", help="convert the model's weights to .safetensors where they are pickled"
+    )
 
 
 def settings_from(options: argparse.Namespace) -> Settings:
@@ -117,6 +120,10 @@ def run(options: argparse.Namespace, make_trainer: Any) -> int:
     from dreamerxl.runs.manager import RunManager, check_runnable
 
     check_runnable(settings)
+    if options.allow_pickle_weights:
+        from dreamerxl.guidance.pickles import convert
+
+        settings = settings.override({"model": convert(settings.model, tell)})
     manager = RunManager(options.out.parent, make_trainer)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

@@ -296,7 +296,7 @@ def test_hostile_names_get_a_sentence(name: str) -> None:
 def test_only_safetensors_are_read(tmp_path: Path) -> None:
     pickled = tmp_path / "model.ckpt"
     pickled.write_bytes(b"x")
-    with pytest.raises(WeightsError, match=r"not a \.safetensors file"):
+    with pytest.raises(WeightsError, match=r"not a \.safetensors file.*--allow-pickle-weights"):
         load_guidance(str(pickled), "cpu")
     fake = tmp_path / "model.safetensors"
     fake.write_bytes(b"\x80\x04garbage")
@@ -328,7 +328,7 @@ def test_broken_folders_get_a_sentence(tmp_path: Path, model_folders: dict[str, 
 
     pickled = copy(model_folders["sd"], tmp_path / "pickled")
     (pickled / "unet" / "diffusion_pytorch_model.safetensors").rename(pickled / "unet" / "diffusion_pytorch_model.bin")
-    with pytest.raises(WeightsError, match="pickled, which is not read"):
+    with pytest.raises(WeightsError, match="pickled, which can run code and is not read; --allow-pickle-weights"):
         load_guidance(str(pickled), "cpu")
 
     torn = copy(model_folders["sd"], tmp_path / "torn")

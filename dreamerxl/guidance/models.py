@@ -19,7 +19,7 @@ from dreamerxl.errors import DeviceError, DreamerError, WeightsError
 from dreamerxl.guidance.adapter import Guidance
 from dreamerxl.guidance.hub import Say, cached_folder, fetch, silent
 from dreamerxl.guidance.lora import apply_loras, parse_loras
-from dreamerxl.guidance.parts import Parts, load_folder, load_vae, quietly, wanted_files
+from dreamerxl.guidance.parts import ALLOW, PICKLED, Parts, load_folder, load_vae, quietly, wanted_files
 from dreamerxl.guidance.single_file import load_file, load_vae_file
 from dreamerxl.hardware import has_matrix_units
 
@@ -69,7 +69,10 @@ def resolve(name: str, device: torch.device | str) -> ModelChoice:
             raise WeightsError(f"The model file {shown} does not exist. {KINDS}")
         return ModelChoice("file", name, path.name, f"The file {shown} was asked for.")
     if path.is_file():
-        raise WeightsError(f"The model file {shown} is not a .safetensors file; other formats can run code and are not read.")
+        how = f"; {ALLOW}" if path.suffix in PICKLED else ""
+        raise WeightsError(
+            f"The model file {shown} is not a .safetensors file; other formats can run code and are not read{how}."
+        )
     if HUB_ID.fullmatch(name):
         return ModelChoice("hub", name, name, f"The hub model {name} was asked for.")
     raise WeightsError(f"There is no model {shown}: no such folder or file, and not a hub id. {KINDS}")

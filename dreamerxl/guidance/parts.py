@@ -22,6 +22,8 @@ from dreamerxl.errors import WeightsError
 from dreamerxl.guidance.hub import amount
 
 WEIGHTS = "*.safetensors"
+PICKLED = (".bin", ".ckpt", ".pt", ".pth")
+ALLOW = "--allow-pickle-weights on the command line has them converted to .safetensors"
 NAMED_WEIGHTS = re.compile(r"(diffusion_pytorch_)?model[^/]*\.safetensors(\.index(\.\w+)?\.json)?")
 AGAIN = "Download it again."
 SUPPORTED = "Stable Diffusion 1.x, 2.x and SDXL base models are supported."
@@ -133,8 +135,8 @@ def check_weights(part: Path, label: str, advice: str = AGAIN) -> None:
     name = part.name
     files = sorted(part.glob(WEIGHTS))
     if not files:
-        pickled = any(part.glob("*.bin")) or any(part.glob("*.ckpt"))
-        why = "Its weights are pickled, which is not read; convert them to .safetensors." if pickled else advice
+        pickled = any(file.suffix in PICKLED for file in part.iterdir()) if part.is_dir() else False
+        why = f"Its weights are pickled, which can run code and is not read; {ALLOW}." if pickled else advice
         raise WeightsError(f"The model {label} is incomplete: {name} has no .safetensors weights. {why}")
     for listing in part.glob("*.safetensors.index*.json"):
         shards = set(read_json(listing).get("weight_map", {}).values())
