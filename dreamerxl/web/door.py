@@ -35,8 +35,10 @@ PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewp
 body {{ display: grid; place-items: center; min-height: 90vh; margin: 0 }}
 form {{ display: grid; gap: .6rem; width: min(20rem, 88vw) }}
 input, button {{ font: inherit; padding: .5rem .7rem; border-radius: .5rem; border: 1px solid #8886 }}
-button {{ background: #2f8f6b; color: #fff; border: 0 }}
+button {{ background: #0f766e; color: #fff; border: 0 }}
+label {{ display: grid; gap: .2rem }}
 p {{ margin: 0; color: #c33 }}
+p:empty {{ display: none }}
 </style><form method="post" action="{action}"><h1>dreamerxl</h1><p role="alert">{told}</p>
 <label>Name <input name="user" autocomplete="username" required autofocus></label>
 <label>Password <input name="password" type="password" autocomplete="current-password" required></label>
