@@ -13,7 +13,7 @@ SANS = ("ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "No
 MONO = ("ui-monospace", "SF Mono", "Cascadia Mono", "Consolas", "DejaVu Sans Mono", "monospace")
 
 # Keeps the run's id in the address, opens the guide on a first visit, takes files that are dropped anywhere, and brings the
-# page or the view back when the server has been away: a view that is not in focus does not reconnect by itself.
+# page back when the server, or the way to it, has been away.
 HEAD = """
 <meta name="color-scheme" content="light dark">
 <script>
@@ -27,18 +27,34 @@ HEAD = """
       history.replaceState(history.state, '', address);
     }
   }, 1000);
-  setInterval(async () => {
+  let timer = 0;
+  const look = async () => {
+    clearTimeout(timer);
     try {
-      const health = await (await fetch('health', {cache: 'no-store'})).json();
-      if (started !== null && health.started !== started) location.reload();
-      else if (lost) document.getElementById('view')?.contentWindow.location.reload();
+      const answer = await fetch('health', {cache: 'no-store', signal: AbortSignal.timeout(15000)});
+      if (answer.status === 401) location.reload();  // to the door
+      const health = await answer.json();
+      // After a loss Gradio's page has to be loaded again; it would do so too, but later.
+      if (started !== null && (lost || health.started !== started)) location.reload();
       started = health.started;
       lost = false;
     } catch (error) {
       lost = true;
     }
     document.documentElement.classList.toggle('away', lost);
-  }, 4000);
+    clearTimeout(timer);
+    timer = setTimeout(look, lost ? 500 : 4000);
+  };
+  look();
+  for (const change of ['online', 'offline']) addEventListener(change, look);
+  const ask = window.fetch;
+  window.fetch = (...what) => ask(...what).catch((error) => {  // one of Gradio's own that broke is the first sign of a loss
+    if (error.name !== 'AbortError' && String(what[0]?.url ?? what[0]).includes('/gradio_api/run/')) {
+      lost = true;
+      look();
+    }
+    throw error;
+  });
   const greet = () => {
     const guide = document.getElementById('guide'), ask = document.getElementById('ask-guide');
     if (!guide || !ask) { setTimeout(greet, 200); return; }
