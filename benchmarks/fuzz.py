@@ -34,6 +34,7 @@ from dreamerxl.errors import DreamerError
 from dreamerxl.gaussians.export import export
 from dreamerxl.gaussians.initialize import read_scene
 from dreamerxl.gaussians.scene import freeze, make_params
+from dreamerxl.gaussians.spz import read_spz
 from dreamerxl.runs.metadata import html_script, png_chunk, read_about, settings_of
 from dreamerxl.web.share import query_of, settings_of_link
 
@@ -147,7 +148,10 @@ def targets(folder: Path) -> dict[str, Target]:
         path = folder / f"input.{suffix}"
 
         def read(data: bytes) -> object:
-            path.write_bytes(gzip.compress(data, 1) if suffix == "spz" else data)
+            if suffix == "spz":  # written for others, read back by our own reader
+                path.write_bytes(gzip.compress(data, 1))
+                return read_spz(path)
+            path.write_bytes(data)
             return read_scene(path, 100, torch.Generator().manual_seed(0))
 
         return read

@@ -520,6 +520,8 @@ def _assign(values: Any, key: str, value: Any, path: str = "") -> None:
             raise SettingsError(f"{shown} needs the name of a setting behind it, for example {shown}.gamma.")
         _assign(values[int(head)], rest, value, f"{path}{head}.")
         return
+    if not isinstance(values, dict):
+        raise SettingsError(f"{shown} is not a setting; it would be a part of {_shown(values)}.")
     if head not in values:
         near = [path + name for name in difflib.get_close_matches(head, list(values), n=1, cutoff=0.5)]
         near += [name for name, _ in leaf_fields() if name.rpartition(".")[2] == key]

@@ -111,6 +111,12 @@ def test_an_unknown_key_is_refused_and_the_nearest_offered(key, near):
     assert refusal({key: 1}) == f"{key} is not a setting (did you mean {near}?)."
 
 
+@pytest.mark.parametrize("side", [None, 3, "gamma", [1]])
+def test_a_change_of_what_is_no_table_is_refused(side):
+    with pytest.raises(SettingsError, match=r"variants\.0\.gamma"):
+        Settings().override({"variants": [side], "variants.0.gamma": 0.5})
+
+
 def test_an_unknown_key_in_nested_values_is_refused_with_its_path():
     with pytest.raises(SettingsError, match=r"^views\.radus_min is not a setting \(did you mean radius_min\?\)\.$"):
         Settings.from_dict({"views": {"radus_min": 3}})
