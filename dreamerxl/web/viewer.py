@@ -96,20 +96,23 @@ class Viewer:
         """Show the newest stage from now on, soon after it is there but never faster than it says."""
 
         def work() -> None:
-            pause = LOOK_S
+            pause, failing = LOOK_S, False
             while not self._closing.wait(pause):
                 try:
                     stage = latest()
                     pause = stage.fastest_s if self.show(stage) else LOOK_S
+                    failing = False
                 except Exception:
-                    logging.getLogger(__name__).exception("The 3D view could not be updated.")
+                    if not failing:  # once, however long it lasts
+                        logging.getLogger(__name__).exception("The 3D view could not be updated; it is tried again.")
+                    pause, failing = FASTEST_S, True
 
         self._follower = threading.Thread(target=work, name="dreamerxl-viewer", daemon=True)
         self._follower.start()
 
     def show(self, stage: Stage) -> bool:
         """Put a stage on view; False where its splats are on view already."""
-        before, self._stage = self._stage, stage
+        before = self._stage
         if before is not None and before == stage:
             return False
         # Before a run's first scene the same points in a ball stay: that scene need not wait for its turn after them.
@@ -120,6 +123,7 @@ class Viewer:
                 self._splats.set_gaussians(*(pack_sides(stage.scenes) if stage.scenes else ready_ball(len(stage.labels))))
                 self._cameras.points = camera_lines(stage.frustums)
         self.server.flush()
+        self._stage = stage  # not before: what failed is tried again
         return not same
 
     def close(self) -> None:
