@@ -108,6 +108,8 @@ class RunFolder:
     def release(self) -> None:
         """Let go of the folder."""
         if self._lock is not None:
+            with contextlib.suppress(OSError):
+                (self.path / LOCK).unlink(missing_ok=True)
             self._lock.close()
             self._lock = None
 
