@@ -57,3 +57,10 @@ def test_files_of_another_kind_are_refused_and_do_nothing(kind: str, suffix: str
         with pytest.raises(DreamerError):
             read()
     assert not mark.exists()
+
+
+@pytest.mark.parametrize("vertices", ["v 0 0\nv 1 0\nv 0 1\n", "v 0\nv 1\nv 2\n"])
+def test_an_obj_that_is_not_in_space_is_refused_before_anything_is_computed(vertices: str, tmp_path: Path) -> None:
+    (tmp_path / "flat.obj").write_text(f"{vertices}f 1 2 3\n")
+    with pytest.raises(DreamerError, match=r"flat\.obj (has vertices that are not made of three numbers|cannot be understood)"):
+        read_scene(tmp_path / "flat.obj", 100, torch.Generator())

@@ -63,6 +63,8 @@ def _surface(mesh: Any) -> Surface:
     faces = np.asarray(mesh.faces)
     if len(faces) > MAX_TRIANGLES:
         raise Refused(f"has more than {MAX_TRIANGLES:,} triangles")
+    if mesh.vertices.ndim != 2 or mesh.vertices.shape[1] != 3:
+        raise Refused("has vertices that are not made of three numbers")
     corners = np.asarray(mesh.vertices, np.float64)[faces]
     white = np.ones_like(corners)
     visual = mesh.visual
