@@ -23,6 +23,7 @@ from websockets.typing import Subprotocol
 from dreamerxl import __version__
 from dreamerxl.runs.run import ID_PATTERN
 from dreamerxl.web import view_page
+from dreamerxl.web.narrow import Narrow
 from dreamerxl.web.patience import Bounded
 from dreamerxl.web.takeaway import IN_PAGE, MEDIA_TYPES, may_leave, place_of
 
@@ -56,6 +57,7 @@ def make_gateway(
 
     app = FastAPI(title="dreamerxl", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(Bounded)
+    app.add_middleware(Narrow)
 
     @app.get("/health")
     def report_health() -> dict[str, Any]:

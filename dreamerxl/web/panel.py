@@ -49,6 +49,7 @@ from dreamerxl.web.theme import ABSOLUTE, DO, MAKE, PICK
 REFRESH_S = 1.0
 KEPT_UPLOADS_S = 3600  # what visitors brought is deleted after that
 MOST_COMPARED = 4
+LONGEST_TOKEN = 100  # characters
 
 
 def make_panel(desk: Desk, offer: Offer) -> gr.Blocks:
@@ -206,7 +207,7 @@ def make_panel(desk: Desk, offer: Offer) -> gr.Blocks:
             return [gr.skip()] * (1 + len(form))
 
         def arrive(owner: str, request: gr.Request) -> list[Any]:
-            owner = owner or secrets.token_urlsafe(16)
+            owner = _token(owner)
             query = {key: str(value) for key, value in request.query_params.items()}
             at, text, view = {}, "", desk.on_show()
             asked = desk.find(query.get("run"))
@@ -256,15 +257,15 @@ def make_panel(desk: Desk, offer: Offer) -> gr.Blocks:
             return offer.settle(read(Settings.from_dict(plain), keys, values))
 
         def start(owner: str, plain: dict[str, Any], *values: Any) -> list[Any]:
-            owner = owner or secrets.token_urlsafe(16)  # pressed before the page had told who it is
+            owner = _token(owner)  # pressed, perhaps, before the page had told who it is
             return [owner, _told(lambda: desk.submit(wanted(plain, values), owner)), {}]
 
         def start_again(owner: str, looking: dict[str, Any]) -> list[Any]:
-            owner, view = owner or secrets.token_urlsafe(16), seen_by(looking)
+            owner, view = _token(owner), seen_by(looking)
             return [owner, _told(lambda: desk.again(view.id, owner)) if view is not None else "", {}]
 
         def run_on(owner: str, looking: dict[str, Any]) -> list[Any]:
-            owner, view = owner or secrets.token_urlsafe(16), seen_by(looking)
+            owner, view = _token(owner), seen_by(looking)
             return [owner, _told(lambda: desk.run_on(view.id, owner, updates.more(view))) if view is not None else "", {}]
 
         def change(owner: str, side: int, plain: dict[str, Any], *values: Any) -> str:
@@ -373,6 +374,11 @@ def make_panel(desk: Desk, offer: Offer) -> gr.Blocks:
         runs.click(act, **doing, **quiet).then(**tell, **quiet)
         gr.Timer(REFRESH_S).tick(**tell, **quiet)
     return page
+
+
+def _token(brought: Any) -> str:
+    """What a browser brought as its visitor's token, or a new one."""
+    return brought if isinstance(brought, str) and 0 < len(brought) <= LONGEST_TOKEN else secrets.token_urlsafe(16)
 
 
 def _told(action: Callable[[], Any]) -> str:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import secrets
 from dataclasses import dataclass
+from typing import Any
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported
 
 import gradio as gr
 import uvicorn
 from fastapi import FastAPI
+from gradio import processing_utils
 
 from dreamerxl.runs.manager import RunManager
 from dreamerxl.web.desk import Desk
@@ -51,6 +53,8 @@ def make_site(manager: RunManager, offer: Offer, root_path: str = "") -> Site:
     started = secrets.token_hex(4)
     health = {"started": started}
     app = make_gateway(viewer.address, desk.folder, lambda: {**health, **desk.health()}, desk.past.address, desk.lab.file)
+    # A visitor's file is one that they sent: Gradio would also download what they name, whatever its size.
+    processing_utils.async_ssrf_protected_download = _refuse_address
     page = make_panel(desk, offer)
     app = gr.mount_gradio_app(
         app,
@@ -67,6 +71,10 @@ def make_site(manager: RunManager, offer: Offer, root_path: str = "") -> Site:
         max_file_size=LARGEST_UPLOAD,
     )
     return Site(app, manager, desk, viewer)
+
+
+async def _refuse_address(*_: Any, **__: Any) -> str:
+    raise gr.Error("A file is sent, not named by its address.", print_exception=False)
 
 
 def make_server(app: App) -> uvicorn.Server:

@@ -71,7 +71,7 @@ HEAD = """
   addEventListener('dragleave', (event) => { if (!event.relatedTarget) over(false); });
   addEventListener('drop', (event) => {
     over(false);
-    const input = document.querySelector('#dropped input[type=file]');
+    const input = document.getElementById('dropped')?.parentElement.querySelector('input[type=file]');
     if (!carries(event) || !input || event.target.closest?.('#dropped')) return;
     event.preventDefault();
     input.files = event.dataTransfer.files;
