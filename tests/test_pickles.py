@@ -93,7 +93,18 @@ def test_what_is_not_only_tensors_is_refused_and_not_run(tmp_path: Path) -> None
 
 
 def test_the_command_line_refuses_without_the_flag_and_takes_it(pickled: Path, tmp_path: Path, capsys: Any) -> None:
-    asked = ["run", "--model", str(pickled), "--prompt", "a red duck", "--iterations", "1", "--set", "views.batch=1", "--no-video"]
+    asked = [
+        "run",
+        "--model",
+        str(pickled),
+        "--prompt",
+        "a red duck",
+        "--iterations",
+        "1",
+        "--set",
+        "views.batch=1",
+        "--no-video",
+    ]
     asked += ["--set", "views.resolution=32", "--set", "initialization.count=20", "--set", "densification.enabled=false"]
     assert main([*asked, "--out", str(tmp_path / "refused")]) == 1
     assert "--allow-pickle-weights" in capsys.readouterr().err
