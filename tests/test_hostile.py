@@ -8,6 +8,7 @@ import json
 import random
 import re
 import struct
+import tracemalloc
 import zlib
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -21,6 +22,8 @@ from browser import chromium, serving, stand_in_site
 from visitor import Visitor, wait_until
 
 from dreamerxl.config import load_preset
+from dreamerxl.errors import DreamerError
+from dreamerxl.runs.metadata import LONGEST, read_about, settings_of
 from dreamerxl.web.serve import Site
 
 EVIL = '<img src=x onerror="window.evil=1"><script>window.evil=1</script></script>"\'><b id=evil>{{7*7}}${7*7}'
@@ -202,9 +205,9 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def bomb() -> bytes:
-    """A picture whose text unpacks to a gigabyte."""
+    """A picture whose text, small enough to be looked at, unpacks to 400 MB."""
     packer = zlib.compressobj(9)
-    packed = b"".join(packer.compress(bytes(2**20)) for _ in range(1024)) + packer.flush()
+    packed = b"".join(packer.compress(bytes(2**20)) for _ in range(400)) + packer.flush()
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", bytes(13)) + chunk(b"iTXt", b"dreamerxl\0\1\0\0\0" + packed)
 
 
@@ -235,6 +238,18 @@ def test_uploads_of_another_kind_are_refused(name: str, visitor: Visitor, tmp_pa
     assert where.name == f"b{name}" and ".." not in where.parts
     assert 'role="alert"' in drop(visitor, {"path": str(where)})
     assert not mark.exists()
+
+
+@pytest.mark.parametrize("name", list(UPLOADS))
+def test_no_upload_takes_more_memory_than_a_few_times_what_is_read_of_it(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(UPLOADS[name])
+    tracemalloc.start()
+    try:
+        with pytest.raises(DreamerError):
+            settings_of(read_about(tmp_path / name))
+        assert tracemalloc.get_traced_memory()[1] < 40 * LONGEST
+    finally:
+        tracemalloc.stop()
 
 
 def drop(visitor: Visitor, file: Any) -> str:

@@ -16,7 +16,7 @@ from browser import serving, stand_in_site
 from visitor import Visitor, wait_until
 
 from dreamerxl.config import load_preset
-from dreamerxl.web import desk
+from dreamerxl.web import desk, takeaway
 from dreamerxl.web.serve import Site
 
 VISITORS = 20
@@ -122,9 +122,30 @@ def test_nobody_touches_the_run_of_another(site: Site, client: httpx.Client) -> 
     assert run.folder.path.is_dir()
     assert f"delete:{run.id}" in owner.fire("search", "change")["runs"]
     owner.fire("runs", data={"name": f"delete:{run.id}"})
-    wait_until(lambda: not run.folder.path.exists())  # also what was being made of it
-    time.sleep(1.0)
-    assert not run.folder.path.exists() and stranger.client.get(f"runs/{run.id}/files/run.json").status_code == 404
+    wait_until(lambda: not run.folder.path.exists())
+    assert stranger.client.get(f"runs/{run.id}/files/run.json").status_code == 404
+
+
+def test_what_is_deleted_while_it_is_captured_stays_deleted(
+    site: Site, client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make, begun, deleted = takeaway.make, threading.Event(), threading.Event()
+
+    def slowly(*arguments: Any, **options: Any) -> Path:
+        begun.set()
+        assert deleted.wait(20)
+        return make(*arguments, **options)
+
+    monkeypatch.setattr(takeaway, "make", slowly)
+    owner = Visitor(client, secrets.token_urlsafe(16))
+    owner.fill(Prompt="a red ball", Iterations=5)
+    owner.press("run")
+    run = wait_until(lambda: next(iter(site.manager.runs()), None))
+    wait_until(lambda: owner.look() and begun.is_set())
+    owner.fire("runs", data={"name": f"delete:{run.id}"})
+    deleted.set()
+    wait_until(lambda: "" not in site.desk.orders(run.id).values())
+    assert not run.folder.exists()
 
 
 def test_a_double_click_makes_one_run(site: Site, client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
