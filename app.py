@@ -21,7 +21,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if isinstance(listener, str):
         return refuse(listener)
 
-    from dreamerxl.errors import DreamerError  # what follows takes seconds to import; a port in use is told at once
+    from dreamerxl import __version__, logs  # what follows takes seconds to import; a port in use is told at once
+    from dreamerxl.errors import DreamerError
     from dreamerxl.guidance.models import is_local, pick_device, resolve
     from dreamerxl.guidance.pickles import convert
     from dreamerxl.runs.manager import RunManager
@@ -36,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         device = pick_device(options.device)
         choice = resolve(options.guidance, device)
         offer = Offer(first_settings(choice.source), options.guidance, options.device, f"{choice.label} on {device.type.upper()}")
+        close_log = logs.open_server_log(options.runs_dir)
     except DreamerError as error:
         return refuse(str(error))
     host, port = listener.getsockname()[:2]
@@ -43,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     warm = offer.settle(offer.first) if is_local(choice) else None  # a first run shows how far its download is
     site = make_site(RunManager(options.runs_dir, warm=warm), offer, root_path)
     server = make_server(Door(site.app, *account, root_path) if account else site.app)
+    logs.tell("server started", version=__version__, host=host, port=port, model=choice.label, device=str(device))
     print(f"Model: {choice.reason}")
     print(f"Open http://{f'[{host}]' if ':' in host else host}:{port}{root_path}/ in a browser; Ctrl-C ends.", flush=True)
 
@@ -53,6 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(number, handler)
     print("Ending; the scenes of a run in progress are kept.", flush=True)
     site.close()
+    logs.tell("server ended")
+    close_log()
     return 0
 
 

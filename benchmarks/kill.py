@@ -3,8 +3,8 @@
     python benchmarks/kill.py [--kills 100] [--seed 0]
 
 A run of the embedded model is begun by a process, which is ended by SIGKILL; the next process finds it cut off and takes it
-up, and is killed too. After the last kill a process may finish. Counted: kills after which a checkpoint can be read, the most
-iterations that a kill cost, and whether the scenes are those of a run that was never disturbed, to the bit.
+up, and is killed too. After the last kill a process may finish. Counted: kills after which a run with a readable checkpoint is
+offered, the most iterations that a kill cost, and whether the scenes are those of a run that was never disturbed, to the bit.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from dreamerxl.config import Settings
+from dreamerxl.runs.folder import RunFolder
 from dreamerxl.runs.manager import RunManager
 from dreamerxl.runs.run import RunView
 from dreamerxl.training import checkpoint
@@ -39,9 +40,9 @@ EARLY = 0.2  # of the kills come at any moment from the start of the program, th
 class Tally:
     """What the kills left behind."""
 
-    readable: list[bool] = field(default_factory=list)  # after each kill of a run in training: a checkpoint can be loaded
+    readable: list[bool] = field(default_factory=list)  # after each kill: a run is offered, with a checkpoint that can be loaded
     lost: list[int] = field(default_factory=list)  # iterations between it and the last line of the metrics
-    too_early: int = 0  # kills before the run had begun to train
+    too_early: int = 0  # kills before anything was done
     identical: bool = False
 
     @property
@@ -111,21 +112,19 @@ def lines_of(folder: Path) -> int:
 
 
 def look(runs: Path, tally: Tally) -> None:
-    """Add what the newest run was left like."""
+    """Add what the next program finds: the run that it offers, what that can go on from, and what was done beyond."""
     manager = RunManager(runs)
-    view = next(iter(manager.runs()), None)
+    newest, offered = next(iter(manager.runs()), None), next(iter(manager.cut_off()), None)
     manager.close()
-    if view is None or view.status != "failed" or not any(event.kind == "started" for event in view.events):
-        tally.too_early += 1
-        return
-    newest = checkpoint.latest(view.folder / "checkpoints")
-    done = max((line["iteration"] for line in manager.get(view.id).folder.read_metrics()), default=0)
+    folders = {view.folder for view in (newest, offered) if view is not None}
+    done = max((line["iteration"] for folder in folders for line in RunFolder(folder).read_metrics()), default=0)
     if done == 0:
         tally.too_early += 1
         return
-    tally.readable.append(newest is not None)
-    if newest is not None:
-        tally.lost.append(done - int(checkpoint.load(newest).values["iteration"]))
+    kept = None if offered is None else checkpoint.latest(offered.folder / "checkpoints")
+    tally.readable.append(kept is not None)
+    if kept is not None:
+        tally.lost.append(done - int(checkpoint.load(kept).values["iteration"]))
 
 
 def scene_bytes(view: RunView) -> tuple[bytes, ...]:
@@ -137,7 +136,7 @@ def scene_bytes(view: RunView) -> tuple[bytes, ...]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=100)
-    parser.add_argument("--iterations", type=int, default=2000)
+    parser.add_argument("--iterations", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     begun = time.monotonic()
@@ -145,7 +144,7 @@ def main() -> None:
         tally = kill_again_and_again(Path(folder), arguments.kills, arguments.iterations, arguments.seed)
     kills = tally.too_early + len(tally.readable)
     print(f"{kills} kills in {time.monotonic() - begun:.0f} s, {tally.too_early} of them before an iteration was done")
-    print(f"a checkpoint could be read after {sum(tally.readable)} of the other {len(tally.readable)}")
+    print(f"a run with a readable checkpoint was offered after {sum(tally.readable)} of the other {len(tally.readable)}")
     print(f"at most {tally.worst} iterations were lost, with a checkpoint every {EVERY}")
     print(f"the scenes are {'bit-identical to' if tally.identical else 'NOT those of'} an undisturbed run's")
 

@@ -261,7 +261,8 @@ def test_codes_that_cannot_be_sent_are_replaced(code: int | None, sent: int):
 @pytest.fixture
 def files(tmp_path: Path) -> TestClient:
     folder = tmp_path / RUN
-    for name in ("scenes/0-ism.ply", "captures/turntable.mp4", "captures/contact-sheet.png", "run.json", "log.txt", "secret.ply"):
+    captures = ("captures/turntable.mp4", "captures/contact-sheet.png")
+    for name in ("scenes/0-ism.ply", *captures, "run.json", "log.jsonl", "secret.ply"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(name.encode())
     (tmp_path / "outside.ply").write_bytes(b"outside")
@@ -284,7 +285,7 @@ def test_files_of_a_run_can_be_fetched(files: TestClient, name: str, kind: str):
 @pytest.mark.parametrize(
     "path",
     [
-        f"/runs/{RUN}/files/log.txt",  # not for visitors
+        f"/runs/{RUN}/files/log.jsonl",  # not for visitors
         f"/runs/{RUN}/files/secret.ply",
         f"/runs/{RUN}/files/1-tsm.ply",  # a link that leads out
         f"/runs/{RUN}/files/2-csd.ply",  # not there

@@ -206,7 +206,7 @@ def test_what_the_loading_is_at_is_shown_and_a_stop_ends_it(start):
     assert second.wait(20)
     assert (second.view.status, second.view.stage) == ("done", "")
     assert len(make.made) == 1  # the stopped run got no trainer
-    assert not (first.folder.path / "log.txt").exists()
+    assert '"error"' not in (first.folder.path / "log.jsonl").read_text()
 
 
 def test_a_run_can_be_stopped_while_its_model_loads(start):
@@ -317,8 +317,8 @@ def test_a_failure_becomes_the_reason_and_the_next_run_works(start, error, reaso
     assert first.view.status == "failed"
     assert first.view.reason.startswith(reason)
     assert first.view.iteration == 3
-    assert type(error).__name__ in (first.folder.path / "log.txt").read_text()
-    assert "fake_training.py" in (first.folder.path / "log.txt").read_text()
+    assert type(error).__name__ in (first.folder.path / "log.jsonl").read_text()
+    assert "fake_training.py" in (first.folder.path / "log.jsonl").read_text()
     assert len(list(first.folder.scenes.glob("*.ply"))) == 2
     assert second.wait(20)
     assert second.view.status == "done"
@@ -354,6 +354,8 @@ def test_what_cannot_be_run_is_refused_at_once(start, tmp_path):
     manager = start()
     with pytest.raises(SettingsError, match="prompt is empty"):
         manager.submit(Settings(prompt=" "))
+    with pytest.raises(SettingsError, match="half of a character"):
+        manager.submit(QUICK.override({"prompting.negative_prompt": "\ud83e ugly"}))
     with pytest.raises(DreamerError, match="is not the name of a run"):
         manager.get("../../etc/passwd")
     with pytest.raises(DreamerError, match=r"There is no run 20260101-000000-abcdef\."):

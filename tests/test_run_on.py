@@ -102,7 +102,7 @@ def test_a_full_disk_ends_the_growth_and_not_the_run(manager, monkeypatch):
     monkeypatch.setattr(worker.Growth, "keep", fail)
     run = finished(manager)
     assert run.view.status == "done"
-    assert "no space left" in (run.folder.path / "log.txt").read_text()
+    assert "no space left" in (run.folder.path / "log.jsonl").read_text()
 
 
 def test_scenes_say_where_they_come_from(manager):

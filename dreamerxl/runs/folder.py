@@ -1,13 +1,12 @@
-"""The folder of a run: run.json, metrics.jsonl, log.txt, checkpoints/, captures/, scenes/, growth/, exports/.
+"""The folder of a run: run.json, metrics.jsonl, log.jsonl, checkpoints/, captures/, scenes/, growth/, exports/.
 
-Every file but the two that only grow (metrics.jsonl, log.txt) is written whole under another name and then renamed, so
+Every file but the two that only grow (metrics.jsonl, log.jsonl) is written whole under another name and then renamed, so
 a reader never sees half of one. A folder that cannot be written raises RunFolderError with a sentence.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import traceback
@@ -18,6 +17,7 @@ from typing import IO, Any
 from dreamerxl import files
 from dreamerxl.config import Variant
 from dreamerxl.errors import RunFolderError
+from dreamerxl.logs import append_line, entry
 
 try:
     import fcntl
@@ -65,16 +65,10 @@ class RunFolder:
 
     def append_metrics(self, line: dict[str, Any]) -> None:
         """Add one iteration to metrics.jsonl: the whole line or, where the disk refuses, nothing of it."""
-        data = (json.dumps(line) + "\n").encode()
-        with explained(self.path / "metrics.jsonl"), open(self.path / "metrics.jsonl", "ab", buffering=0) as file:
-            end = file.seek(0, os.SEEK_END)
-            try:
-                if file.write(data) < len(data):
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            except OSError:
-                with contextlib.suppress(OSError):
-                    file.truncate(end)
-                raise
+        if self._lock is not None and not os.path.exists(self.path / LOCK):  # another may have been made in its place
+            raise RunFolderError(f"{self.path} cannot be written: the folder of this run is gone.")
+        with explained(self.path / "metrics.jsonl"):
+            append_line(self.path / "metrics.jsonl", json.dumps(line))
 
     def read_metrics(self) -> Iterator[dict[str, Any]]:
         """The lines of metrics.jsonl, as far as they are whole."""
@@ -93,6 +87,9 @@ class RunFolder:
         with explained(self.path):
             for part in PARTS:
                 (self.path / part).mkdir(parents=True, exist_ok=True)
+        if self._lock is not None and not (self.path / LOCK).exists():
+            self.release()
+            self.hold()
 
     def sweep(self) -> None:
         """Remove what a killed program left half written. Only for a folder that nobody holds."""
@@ -123,10 +120,15 @@ class RunFolder:
         lock.close()
         return False
 
-    def log(self, error: BaseException) -> None:
-        """Add an exception's whole traceback to log.txt; never raises, for it is called when something failed already."""
-        with contextlib.suppress(OSError), open(self.path / "log.txt", "a", encoding="utf-8") as file:
-            file.write("".join(traceback.format_exception(error)) + "\n")
+    def log(self, level: str, event: str, **fields: Any) -> None:
+        """Add an event to log.jsonl. Never raises: what is logged may be that nothing can be written."""
+        with contextlib.suppress(OSError):
+            append_line(self.path / "log.jsonl", entry(level, event, fields))
+
+    def log_error(self, error: BaseException) -> None:
+        """Add an exception to log.jsonl, with its text and traceback."""
+        trace = "".join(traceback.format_exception(error))
+        self.log("error", type(error).__name__, text=str(error), traceback=trace)
 
 
 def _locked(path: Path) -> IO[bytes] | None:

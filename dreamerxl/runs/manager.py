@@ -7,6 +7,7 @@ frozen values and are obeyed between two iterations. Views and snapshots come up
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
 import threading
 from collections import deque
@@ -24,6 +25,7 @@ from dreamerxl.runs.run import ID_PATTERN, Run, RunView, new_run, read_run
 from dreamerxl.runs.worker import Change, MakeTrainer, Pace, Pause, Resume, Stop, Watch, carry_out
 
 KEPT_SNAPSHOTS = 4
+KEPT_RUNS = 24  # ended ones that are held with their curves; others are read again when they are asked for
 CLOSING = "Stopped because the program was closed."
 T = TypeVar("T")
 
@@ -160,6 +162,7 @@ class RunManager:
             run = read_run(path)
             with self._changed:
                 run = self._runs.setdefault(run_id, run)
+                self._let_go_of_old()
         return run
 
     @property
@@ -229,6 +232,13 @@ class RunManager:
         self._seen = seen
         return views
 
+    def _let_go_of_old(self) -> None:
+        """Forget the ended runs that were held longest, if they can be read again."""
+        ended = [run for run in self._runs.values() if run.view.ended and run not in self._finished]
+        for run in ended[: max(0, len(ended) - KEPT_RUNS)]:
+            if run.folder.path.parent == self.runs_dir and (run.folder.path / "run.json").exists():
+                del self._runs[run.id]
+
     def _renumber(self) -> None:
         for position, entry in enumerate(self._waiting, 1):
             if isinstance(entry, Run):
@@ -270,6 +280,7 @@ class RunManager:
                 self._finished.append(entry)
                 if len(self._finished) > KEPT_SNAPSHOTS:
                     self._finished.popleft().forget_snapshot()
+                self._let_go_of_old()
 
     def _warm_up(self, settings: Settings) -> None:
         """Load the models and compile the kernels ahead of the first run; a failure is told to the run that meets it."""
@@ -281,3 +292,8 @@ def check_runnable(settings: Settings) -> None:
     """Refuse settings that are in range but describe no run. Raises SettingsError."""
     if not settings.prompt.strip():
         raise SettingsError("prompt is empty; say in words what to make, for example 'a red mushroom'.")
+    try:
+        json.dumps(settings.to_dict(), ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = error.object[error.start]
+        raise SettingsError(f"The settings hold {half!r}, half of a character, which no file can keep; leave it out.") from None

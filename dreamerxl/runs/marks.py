@@ -19,6 +19,7 @@ import torch
 
 from dreamerxl.cameras import cameras_at
 from dreamerxl.gaussians.scene import FrozenSplats
+from dreamerxl.logs import append_line
 from dreamerxl.runs.drawing import DISTANCE, ELEVATION_DEG, extent, fitting_fovy_deg, pictures
 from dreamerxl.runs.folder import whole_lines
 
@@ -48,8 +49,7 @@ def take_marks(scenes: Sequence[FrozenSplats], judge: Judge | None = None) -> li
 
 def append_marks(folder: Path, iteration: int, marks: Sequence[dict[str, float]]) -> None:
     """Add a moment's marks to the growth folder. Raises OSError."""
-    with open(folder / FILE, "a", encoding="utf-8") as file:
-        file.write(json.dumps({"iteration": iteration, "sides": list(marks)}) + "\n")
+    append_line(folder / FILE, json.dumps({"iteration": iteration, "sides": list(marks)}))
 
 
 def read_marks(folder: Path) -> Iterator[dict[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import logging
 import queue
 import re
 import secrets
@@ -12,13 +13,14 @@ import threading
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
 from dreamerxl.config import Settings
 from dreamerxl.errors import RunFolderError
 from dreamerxl.hardware import machine, versions
+from dreamerxl.logs import tell, utc
 from dreamerxl.runs.curves import Curves, History
 from dreamerxl.runs.folder import RunFolder
 from dreamerxl.runs.marks import read_marks
@@ -28,6 +30,7 @@ Status = Literal["queued", "loading", "running", "paused", "stopped", "done", "f
 ENDED = frozenset({"stopped", "done", "failed"})
 
 FORMAT = 1
+LEVELS = {"failed": logging.ERROR, "recovered": logging.WARNING}  # of events in the logs; the others are news
 VIEW_SHARE = 0.1  # of the time of a run that goes into showing it, unless its owner says otherwise
 ID_PATTERN = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}")
 
@@ -146,12 +149,20 @@ class Run:
             try:
                 self.folder.write_record(self.describe())
             except RunFolderError as error:
-                self.folder.log(error)
+                self.folder.log_error(error)
             finally:
+                self._log(event)
                 if self._view.ended:
                     self.folder.release()
                     self._ended.set()
             return True
+
+    def _log(self, event: Event) -> None:
+        """Add an event to the run's log and, without its text, which may quote the prompt, to the program's."""
+        level = LEVELS.get(event.kind, logging.INFO)
+        fields = {"run": self.id, "iteration": event.iteration}
+        self.folder.log(logging.getLevelName(level).lower(), event.kind, **fields, text=event.text, details=event.details)
+        tell(f"run {event.kind}", level, **fields)
 
     def write(self) -> None:
         """Write run.json as it is now. Raises RunFolderError; ``record`` only logs what the disk refuses."""
@@ -282,8 +293,3 @@ def last_checkpoint(folder: RunFolder) -> int:
 def key_of(owner: str) -> str:
     """What is kept of an owner's token."""
     return hashlib.sha256(f"dreamerxl {owner}".encode()).hexdigest()[:32]
-
-
-def utc(seconds: float) -> str:
-    """Seconds since the epoch as ISO 8601 in UTC."""
-    return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="milliseconds")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +15,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
+from dreamerxl import logs
 from dreamerxl.cameras import frustums
 from dreamerxl.config import Settings, Variant
 from dreamerxl.errors import DreamerError, NumericalError, RunFolderError
@@ -131,7 +133,9 @@ def carry_out(run: Run, make_trainer: MakeTrainer, pace: Pace, others_wait: Call
     except Withdrawn:
         pass  # its record says who stopped it
     except BaseException as error:  # the thread must outlive whatever a library raises
-        run.folder.log(error)
+        run.folder.log_error(error)
+        where = logs.places(error.__traceback__)
+        logs.tell("an error ended a run", logging.ERROR, run=run.id, error=type(error).__name__, where=where)
         if session is not None:
             session.rescue_scenes()
         reason = sentence(error, run.view.settings)
@@ -164,9 +168,8 @@ def sentence(error: BaseException, settings: Settings) -> str:
     if is_out_of_memory(error):
         return what_needs_less(settings)
     detail = (str(error).strip().splitlines() or [""])[0][:200].rstrip(".")
-    return (
-        f"An unexpected {type(error).__name__} ended the run{': ' + detail if detail else ''}. The run's log.txt has the details."
-    )
+    said = f"An unexpected {type(error).__name__} ended the run{': ' + detail if detail else ''}."
+    return f"{said} The run's log.jsonl has the details."
 
 
 class Session:
@@ -235,7 +238,8 @@ class Session:
             try:
                 return action()
             except RunFolderError as error:
-                self.run.folder.log(error)
+                self.run.folder.log_error(error)
+                logs.tell("write refused", logging.WARNING, run=self.run.id, text=str(error))
                 stop = self.obey(because=f"{error} The run waits; press Resume when that is mended.")
                 if stop is not None:
                     raise Abandoned(f"{stop.reason} What it had to write could not be written: {error}") from error
@@ -247,7 +251,7 @@ class Session:
         try:
             action()
         except Exception as error:
-            self.run.folder.log(error)
+            self.run.folder.log_error(error)
             if what not in self.spared:
                 self.spared.add(what)
                 said = f"{what} could not be kept up ({type(error).__name__}: {error}); the training goes on."
@@ -439,7 +443,7 @@ class Session:
         try:
             self.write_scenes([side.splats for side in snapshot.sides])
         except Exception as error:
-            self.run.folder.log(error)
+            self.run.folder.log_error(error)
 
     def write_scenes(self, scenes: Sequence[FrozenSplats]) -> None:
         paths = scene_paths(self.run.folder.path, self.settings.variants)
