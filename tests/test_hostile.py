@@ -24,6 +24,7 @@ from visitor import Visitor, wait_until
 from dreamerxl.config import load_preset
 from dreamerxl.errors import DreamerError
 from dreamerxl.runs.metadata import LONGEST, read_about, settings_of
+from dreamerxl.web import patience
 from dreamerxl.web.serve import Site
 
 EVIL = '<img src=x onerror="window.evil=1"><script>window.evil=1</script></script>"\'><b id=evil>{{7*7}}${7*7}'
@@ -274,6 +275,23 @@ def test_a_file_is_one_that_was_sent(visitor: Visitor, tmp_path: Path, monkeypat
     assert asked == []
     large = visitor.client.post("gradio_api/upload", files={"files": ("large.png", bytes(65 * 2**20))})
     assert large.status_code == 413
+
+
+def test_uploads_do_not_fill_the_disk(visitor: Visitor, monkeypatch: pytest.MonkeyPatch) -> None:
+    def taken(size: int = 2**20) -> bool:
+        with contextlib.suppress(httpx.ReadError, httpx.WriteError):  # answered and closed before all of it was sent
+            answer = visitor.client.post("gradio_api/upload", files={"files": ("a.png", bytes(size))})
+            assert answer.is_success or (answer.status_code == 507 and "too many uploads" in answer.text)
+            return answer.is_success
+        return False
+
+    monkeypatch.setattr(patience, "UPLOADED_S", 0.0)
+    assert taken()
+    monkeypatch.setattr(patience, "UPLOADED_S", 3600.0)
+    monkeypatch.setattr(patience, "MOST_UPLOADED", 3 * 2**20)
+    assert [taken(), taken(), taken(), taken(100)] == [True, True, False, False]  # the first was a moment ago
+    monkeypatch.setattr(patience, "UPLOADED_S", 0.0)
+    assert taken()
 
 
 def nonsense(chance: random.Random, depth: int = 0) -> Any:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
+from collections import deque
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
@@ -21,6 +23,8 @@ HEAD_S = 30.0  # for the head of a connection's first request
 BODY_S = 30.0  # between two parts of a body
 LARGEST_BODY = 4 * 2**20  # bytes; uploads have a limit of their own and go to the disk as they come
 UPLOAD = "/gradio_api/upload"
+MOST_UPLOADED = 2 * 2**30  # bytes in the time that uploads are kept
+UPLOADED_S = 3600.0
 
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
@@ -100,17 +104,23 @@ async def read_body(receive: Receive, largest: int = LARGEST_BODY) -> bytes:
 
 
 class Bounded:
-    """An ASGI application whose requests have bodies of a bounded size that arrive in a bounded time."""
+    """An ASGI application whose requests have bodies of a bounded size that arrive in a bounded time; uploads, that fill the
+    disk, have a bounded sum."""
 
     def __init__(self, app: App) -> None:
         self.app = app
+        self._uploaded: deque[tuple[float, int]] = deque()  # when, and how many bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         if scope["path"].endswith(UPLOAD):
+            while self._uploaded and self._uploaded[0][0] < time.monotonic() - UPLOADED_S:
+                self._uploaded.popleft()
+            if sum(size for _, size in self._uploaded) >= MOST_UPLOADED:
+                return await refuse(send, 507, "There were too many uploads of late; try again in an hour.")
             with contextlib.suppress(ClientDisconnect):  # Gradio has answered; a visitor who left is nothing for the log
-                await self.app(scope, _impatient(receive), send)
+                await self.app(scope, _impatient(receive, self._count), send)
             return None
         try:
             waiting: list[Message] = [{"type": "http.request", "body": await read_body(receive), "more_body": False}]
@@ -122,9 +132,12 @@ class Bounded:
 
         await self.app(scope, give, send)
 
+    def _count(self, size: int) -> None:
+        self._uploaded.append((time.monotonic(), size))
 
-def _impatient(receive: Receive) -> Receive:
-    """The same messages; a body whose next part does not come in time ends as if its sender had gone."""
+
+def _impatient(receive: Receive, count: Callable[[int], None]) -> Receive:
+    """The same messages, their sizes counted; a body whose next part does not come in time ends as if its sender had gone."""
     more = True
 
     async def take() -> Message:
@@ -135,6 +148,7 @@ def _impatient(receive: Receive) -> Receive:
             message = await asyncio.wait_for(receive(), BODY_S)
         except asyncio.TimeoutError:
             message = {"type": "http.disconnect"}
+        count(len(message.get("body", b"")))
         more = message.get("more_body", False)
         return message
 
