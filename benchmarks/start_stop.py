@@ -80,7 +80,9 @@ def main() -> None:
         print(f"{cycle:4} {left}")
     first, most = tally.left[arguments.warm], largest(tally.left[arguments.warm :])
     print(f"after the first   {first}\nat most           {most}")
-    print(f"memory: {100 * (most.resident_mb / first.resident_mb - 1):+.1f} % at most, {most.threads - first.threads:+} threads")
+    print(f"grown by at most {100 * (most.resident_mb / first.resident_mb - 1):.1f} %, {most.threads - first.threads} threads")
+    if first.card_mb:
+        print(f"memory of the card by at most {100 * (most.card_mb / first.card_mb - 1):.1f} %")
     print(f"a stop took {max(tally.seconds):.2f} s and {max(tally.iterations)} iterations at most")
 
 

@@ -19,13 +19,14 @@ from dreamerxl.config import Settings, load_preset
 from dreamerxl.errors import NumericalError
 from dreamerxl.gaussians.ply import read_ply
 from dreamerxl.guidance.adapter import Guidance
+from dreamerxl.guidance.particles import Particles
 from dreamerxl.runs import worker
 from dreamerxl.runs.manager import RunManager
 from dreamerxl.runs.run import Run
 from dreamerxl.runs.worker import Pace, Prepared
 from dreamerxl.training import checkpoint
 from dreamerxl.training.memory import is_out_of_memory, what_needs_less
-from dreamerxl.training.trainer import Trainer
+from dreamerxl.training.trainer import Trainer, slower
 
 resource = pytest.importorskip("resource", reason="limits on files are POSIX's")
 
@@ -290,6 +291,37 @@ def test_what_is_not_finite_is_noticed_at_once_never_kept_and_undone_once(
     assert STAGES[where] in twice.view.reason
     kept = checkpoint.load(checkpoint.latest(twice.folder.checkpoints))  # type: ignore[arg-type]
     assert kept.values["iteration"] == 5 and all(x.isfinite().all() for x in kept.tensors.values())
+
+
+@pytest.mark.parametrize(("at", "back_to"), [(3, 0), (8, 5)])
+def test_a_model_of_the_particles_that_is_not_finite_is_undone_too(
+    at: int, back_to: int, guidance: Guidance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learn, taken = Particles.learn, []
+
+    def spoiled(self: Particles, *arguments: Any) -> float:
+        loss = learn(self, *arguments)
+        taken.append(loss)
+        if len(taken) == at:
+            with torch.no_grad():
+                next(iter(self.weights.values())).view(-1)[5] = float("nan")
+        return loss
+
+    monkeypatch.setattr(Particles, "learn", spoiled)
+    settings = embedded_settings(variants=[{"method": "vsd"}])
+    manager = RunManager(tmp_path, lambda settings, say: Prepared(Trainer(settings, guidance), guidance.decode))
+    run = manager.submit(settings)
+    assert run.wait(60) and manager.close(20) and run.view.status == "done", run.view.reason
+    event = next(event for event in run.view.events if event.kind == "recovered")
+    assert (event.iteration, event.details["iteration"]) == (at - 1, back_to)
+    assert "model of the particles is not finite" in event.text
+    if back_to == 0:  # all that counts was done with half the rates
+        whole = Trainer(slower(settings, 0.5), guidance)
+        for _ in range(14):
+            whole.step()
+        kept = checkpoint.load(checkpoint.latest(run.folder.checkpoints))  # type: ignore[arg-type]
+        for name, value in whole.state_dict().tensors.items():
+            assert torch.equal(value, kept.tensors[name]), name
 
 
 def test_without_checkpoints_there_is_nothing_to_go_back_to(tmp_path: Path) -> None:

@@ -148,6 +148,7 @@ class Trainer:
         learned = {
             name.removeprefix("particles."): value for name, value in state.tensors.items() if name.startswith("particles.")
         }
+        self._particles = None  # what it has learned since is not of this state
         if learned:
             self.particles.restore(learned)
         self.iteration = int(state.values["iteration"])
@@ -209,6 +210,10 @@ class Trainer:
             views = self.embeddings.conditioning(cameras.azimuth_deg, cameras.elevation_deg, drawn.depth)
             generator = generator_for(self.settings.seed, PARTICLES + 1 + self.iteration)
             self.particles.learn(torch.cat([renders[index] for index in indices]), views, cameras, generator)
+            readout = Readout()
+            norm = torch.nn.utils.get_total_norm(self.particles.weights.values())
+            readout.watch(indices[0], "model of the particles", norm)
+            self._read(readout)
 
     def _backward(self, index: int, view: View, gradient: Tensor, depth: bool) -> Clipped:
         """Clip the image gradient [B, 3, H, W] and carry it, with the regularisers', to the Gaussians."""
