@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,35 @@ def test_a_run_that_was_cut_off_is_offered_once_and_what_was_half_written_goes(t
     with pytest.raises(DreamerError, match="was not cut off"):
         second.take_up(again.id)
     assert second.close()
+
+
+def test_what_was_closed_or_still_waited_is_offered_too(tmp_path: Path) -> None:
+    first = RunManager(tmp_path, fake_make_trainer(0.002))
+    settings = settings_for(200).override({"checkpoint_every": 10})
+    training, waiting, killed = (first.submit(settings.override({"seed": seed})) for seed in range(3))
+    while training.view.iteration < 25:
+        time.sleep(0.002)
+    assert first.close(20)
+    killed.folder.write_record(killed.folder.read_record() | {"status": "queued", "reason": ""})  # as a kill leaves it
+
+    second = RunManager(tmp_path, fake_make_trainer())
+    offered = {view.id: view for view in second.cut_off()}
+    assert list(offered) == [killed.id, waiting.id, training.id]
+    assert [offered[run.id].begun for run in (training, waiting, killed)] == [True, False, False]
+    assert (offered[training.id].status, offered[training.id].iteration) == ("stopped", training.view.iteration)
+    again = [second.take_up(run.id) for run in (training, waiting, killed)]
+    assert second.cut_off() == ()
+    for seed, run in enumerate(again):
+        assert run.wait(20) and run.view.status == "done" and run.view.settings.seed == seed
+        assert [line["iteration"] for line in run.folder.read_metrics()] == list(range(1, 201))
+    assert second.close(20)
+
+    third = RunManager(tmp_path, fake_make_trainer())
+    assert third.cut_off() == ()
+    stopped = third.submit(settings)
+    third.stop(stopped.id)
+    assert stopped.wait(20) and third.close(20)
+    assert RunManager(tmp_path, fake_make_trainer()).cut_off() == (), "who stopped a run does not want it"
 
 
 def test_the_page_offers_it_to_whoever_made_it_and_to_nobody_else(tmp_path: Path) -> None:

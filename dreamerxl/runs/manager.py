@@ -21,12 +21,11 @@ from dreamerxl.errors import DreamerError, RunFolderError, SettingsError
 from dreamerxl.guidance.hub import silent
 from dreamerxl.runs.folder import RunFolder, explained
 from dreamerxl.runs.prepare import Preparation
-from dreamerxl.runs.run import ID_PATTERN, Run, RunView, new_run, read_run
+from dreamerxl.runs.run import CLOSING, ID_PATTERN, Run, RunView, new_run, read_run
 from dreamerxl.runs.worker import Change, MakeTrainer, Pace, Pause, Resume, Stop, Watch, carry_out
 
 KEPT_SNAPSHOTS = 4
 KEPT_RUNS = 24  # ended ones that are held with their curves; others are read again when they are asked for
-CLOSING = "Stopped because the program was closed."
 T = TypeVar("T")
 
 
@@ -194,7 +193,8 @@ class RunManager:
         return tuple(view for view in views if view.resumable and view.id not in taken)
 
     def take_up(self, run_id: str, owner: str | None = None, folder: Path | None = None) -> Run:
-        """Queue a run that goes on from the newest checkpoint of one that was cut off, to its end. Raises DreamerError."""
+        """Queue a run that goes on from the newest checkpoint of one that was cut off (from the beginning, if that one was still
+        waiting), to its end. Raises DreamerError."""
         view = self.get(run_id).view
         if not view.resumable:
             raise DreamerError(f"The run {run_id} was not cut off, or left no checkpoint; there is nothing to take up.")

@@ -30,6 +30,7 @@ Status = Literal["queued", "loading", "running", "paused", "stopped", "done", "f
 ENDED = frozenset({"stopped", "done", "failed"})
 
 FORMAT = 1
+CLOSING = "Stopped because the program was closed."
 LEVELS = {"failed": logging.ERROR, "recovered": logging.WARNING}  # of events in the logs; the others are news
 VIEW_SHARE = 0.1  # of the time of a run that goes into showing it, unless its owner says otherwise
 ID_PATTERN = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}")
@@ -70,7 +71,7 @@ class RunView:
     history: History = History()
     marks: History = History()  # of the scenes at the moments of the growth (runs.marks)
     view_share: float = VIEW_SHARE  # of the time goes into snapshots
-    cut_off: bool = False  # its program ended before it did
+    cut_off: bool = False  # its program was closed, or ended, before it did
     goes_on_from: str = ""  # the id of the run that it took up
     owner_key: str = ""  # tells the owner across restarts without giving the token away
     snapshot: Snapshot | None = None
@@ -84,9 +85,14 @@ class RunView:
         return self.status in ENDED
 
     @property
+    def begun(self) -> bool:
+        """Whether it trained at all, or had another to go on from."""
+        return bool(self.goes_on_from) or (self.folder / "metrics.jsonl").exists()
+
+    @property
     def resumable(self) -> bool:
-        """Whether it was cut off and left a checkpoint to go on from."""
-        return self.cut_off and any((self.folder / "checkpoints").glob("*.safetensors"))
+        """Whether it was cut off and can go on: from a checkpoint, or from the beginning if it was still waiting for that."""
+        return self.cut_off and (not self.begun or any((self.folder / "checkpoints").glob("*.safetensors")))
 
     def belongs_to(self, owner: str | None) -> bool:
         """Whether a visitor's token is that of the run's owner."""
@@ -226,7 +232,7 @@ def new_run(
         owner_key=key_of(owner) if owner else "",
         goes_on_from="" if start is None else start.id,
     )
-    run = Run(view, folder, start=None if start is None else start.folder)
+    run = Run(view, folder, start=start.folder if start is not None and start.begun else None)
     folder.hold()
     run.write()
     run.record("queued", "Waiting for its turn." if start is None else f"Waiting for its turn; goes on from {start.id}.")
@@ -241,8 +247,8 @@ def new_id(created: float) -> str:
 def read_run(path: Path, with_curves: bool = True) -> Run:
     """A run found on disk. Raises DreamerError where the folder does not hold one that can be read.
 
-    A run that was going on when its program ended comes back as failed and cut off: no thread works on it. One that another
-    program trains is refused.
+    A run that waited or was going on when its program ended was cut off, and comes back as failed where nothing could be
+    written any more. One that another program trains is refused.
     """
     folder = RunFolder(path)
     if folder.is_held():
@@ -250,8 +256,9 @@ def read_run(path: Path, with_curves: bool = True) -> Run:
     record = folder.read_record()
     try:
         submitted = Settings.from_dict(record["settings"])
-        status, reason, cut_off = record["status"], record["reason"], record["status"] not in ENDED
-        if cut_off:
+        status, reason = record["status"], record["reason"]
+        cut_off = status not in ENDED or reason == CLOSING
+        if status not in ENDED:
             status, reason = "failed", "The program ended before the run did."
         view = RunView(
             id=record["id"],
