@@ -25,7 +25,7 @@ from dreamerxl.web.theme import HEAD, ICON, STYLE_SHEET, make_theme
 from dreamerxl.web.viewer import Viewer, stage_of
 
 LARGEST_UPLOAD = 64 * 2**20  # bytes of a file whose settings a visitor wants back
-MOST_SESSIONS = 100  # whose page Gradio remembers, 0.8 MB each: one for every time that somebody opens it, the latest used stay
+MOST_SESSIONS = 50  # whose page Gradio remembers, 0.8 MB each: one for every time that somebody opens it, the latest used stay
 LARGEST_MESSAGE = 8 * 2**20  # bytes that a browser may send to the view at once
 
 
