@@ -189,7 +189,7 @@ def test_pickled_and_torn_weights_are_refused(folder: Path, tmp_path: Path) -> N
     with pytest.raises(WeightsError, match="is cut short"):
         points_from_text("a duck", 50, seeded(), CPU, source=str(tmp_path / "bad"), **SMALL)
     weights.rename(weights.with_suffix(".bin"))
-    with pytest.raises(WeightsError, match="pickled, which is not read"):
+    with pytest.raises(WeightsError, match="pickled, which can run code and is not read"):
         points_from_text("a duck", 50, seeded(), CPU, source=str(tmp_path / "bad"), **SMALL)
 
 

@@ -174,6 +174,11 @@ class RunManager:
         with self._changed:
             return self._current
 
+    def latest(self) -> Run | None:
+        """The run that loads, trains or is paused now, else the one that did last."""
+        with self._changed:
+            return self._current or (self._finished[-1] if self._finished else None)
+
     def queue(self) -> tuple[Run, ...]:
         """The runs that wait, next first."""
         with self._changed:

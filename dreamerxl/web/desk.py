@@ -49,7 +49,7 @@ class Desk:
 
     def on_show(self) -> RunView | None:
         """The run in progress, else the one that was in progress last. Once ended, its captures are made."""
-        run = self.manager.current()
+        run = self.manager.latest()
         with self._lock:
             if run is not None:
                 self._last = run.id
