@@ -59,11 +59,14 @@ class LocalExecutor:
 
     def run(self, tasks: Sequence[Task], root: Path, metrics: Sequence[str]) -> Outcomes:
         if self.jobs == 1:
-            if self.threads is not None:
-                torch.set_num_threads(self.threads)
-            with Worker(root, metrics, self.make_trainer) as worker:
-                for task in tasks:
-                    yield task, worker.outcome(task)
+            before = torch.get_num_threads()
+            torch.set_num_threads(self.threads or before)
+            try:
+                with Worker(root, metrics, self.make_trainer) as worker:
+                    for task in tasks:
+                        yield task, worker.outcome(task)
+            finally:
+                torch.set_num_threads(before)
             return
         threads = self.threads or max(1, torch.get_num_threads() // self.jobs)
         context = multiprocessing.get_context("spawn")
