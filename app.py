@@ -6,6 +6,7 @@ python app.py [--host 127.0.0.1] [--port 7860] [--guidance auto|embedded|NAME] [
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import signal
 import socket
@@ -25,6 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from dreamerxl.errors import DreamerError
     from dreamerxl.guidance.models import is_local, pick_device, resolve
     from dreamerxl.guidance.pickles import convert
+    from dreamerxl.runs.limits import read_limits
     from dreamerxl.runs.manager import RunManager
     from dreamerxl.web.door import Door, parse
     from dreamerxl.web.offer import Offer, first_settings
@@ -32,6 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     try:
         account = parse(options.auth) if options.auth else None
+        limits = read_limits(os.environ)
+        limits = dataclasses.replace(limits, replay=limits.replay or options.replay)
         if options.allow_pickle_weights:
             options.guidance = convert(options.guidance, print)
         device = pick_device(options.device)
@@ -42,11 +46,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return refuse(str(error))
     host, port = listener.getsockname()[:2]
     root_path = "".join(f"/{part}" for part in options.root_path.split("/") if part)
-    warm = offer.settle(offer.first) if is_local(choice) else None  # a first run shows how far its download is
-    site = make_site(RunManager(options.runs_dir, warm=warm), offer, root_path)
+    warm = offer.settle(offer.first) if is_local(choice) and not limits.replay else None  # a first run shows its download
+    site = make_site(RunManager(options.runs_dir, limits=limits, warm=warm), offer, root_path)
+    if limits.replay and site.desk.on_show() is None:
+        site.close()
+        return refuse(f"There is no finished run in {options.runs_dir} to replay; name another folder with --runs-dir.")
     server = make_server(Door(site.app, *account, root_path) if account else site.app)
     logs.tell("server started", version=__version__, host=host, port=port, model=choice.label, device=str(device))
-    print(f"Model: {choice.reason}")
+    print(f"Replay: finished runs of {options.runs_dir}." if limits.replay else f"Model: {choice.reason}")
     print(f"Open http://{f'[{host}]' if ':' in host else host}:{port}{root_path}/ in a browser; Ctrl-C ends.", flush=True)
 
     ends = (signal.SIGINT, signal.SIGTERM)
@@ -74,7 +81,17 @@ def parser() -> argparse.ArgumentParser:
         "CUDA card and its weights are, else the embedded model)",
     )
     made.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="where to run (default: %(default)s)")
-    made.add_argument("--runs-dir", type=Path, default=Path("runs"), help="where runs leave their folders (default: %(default)s)")
+    made.add_argument(
+        "--runs-dir",
+        type=Path,
+        default=Path(os.environ.get("DREAMERXL_RUNS_DIR") or "runs"),
+        help="where runs leave their folders (default: %(default)s, or what the variable DREAMERXL_RUNS_DIR says)",
+    )
+    made.add_argument(
+        "--replay",
+        action="store_true",
+        help="show the finished runs of --runs-dir and make none; or the variable DREAMERXL_REPLAY=1",
+    )
     made.add_argument(
         "--allow-pickle-weights",
         action="store_true",

@@ -12,8 +12,14 @@ from dreamerxl.guidance import models
 from dreamerxl.guidance.adapter import Guidance
 from dreamerxl.guidance.models import load_guidance
 
-torch.set_num_threads(1)  # at these sizes a second thread costs more than it gives, far more on a busy machine
 models.has_matrix_units = lambda: False  # 'auto' is float32 on every CPU, as the pipelines that the tests compare with
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """At these sizes a second thread costs more than it gives, far more on a busy machine. Set anew for each test: numba,
+    which gsply calls, sets OpenMP's number for the thread that calls it, and sums are then rounded otherwise."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

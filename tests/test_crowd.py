@@ -15,6 +15,7 @@ from fake_training import fake_make_trainer
 
 from dreamerxl.config import Settings
 from dreamerxl.errors import DreamerError
+from dreamerxl.runs.limits import Limits
 from dreamerxl.runs.manager import RunManager
 from dreamerxl.runs.run import Run
 from dreamerxl.runs.worker import Pace
@@ -83,7 +84,9 @@ class Visitor:
 
 
 def test_a_crowd_neither_locks_nor_confuses_the_manager(tmp_path: Path) -> None:
-    manager = RunManager(tmp_path, fake_make_trainer(), QUEUE, pace=Pace(snapshot_seconds=0.01, pause_limit_seconds=0.01))
+    manager = RunManager(
+        tmp_path, fake_make_trainer(), Limits(waiting=QUEUE), pace=Pace(snapshot_seconds=0.01, pause_limit_seconds=0.01)
+    )
     crowd = [Visitor(manager, number) for number in range(THREADS)]
     threads = [threading.Thread(target=visitor.visit) for visitor in crowd]
     for thread in threads:

@@ -14,6 +14,7 @@ from fake_training import FakeTrainer, decode, fake_make_trainer
 
 from dreamerxl.config import Settings, Variant
 from dreamerxl.errors import DreamerError, RunFolderError, SettingsError, WeightsError
+from dreamerxl.runs.limits import Limits
 from dreamerxl.runs.manager import RunManager
 from dreamerxl.runs.worker import SLOWEST_SNAPSHOTS_S, Pace, Prepared, snapshot_interval
 
@@ -169,7 +170,7 @@ def test_runs_wait_in_order_and_know_their_place(start):
 
 def test_a_full_queue_is_refused_with_a_sentence(start):
     gate = threading.Semaphore(0)
-    manager = start(fake_make_trainer(gate=gate), max_queue=2)
+    manager = start(fake_make_trainer(gate=gate), limits=Limits(waiting=2))
     first = manager.submit(QUICK)
     until(lambda: first.view.status == "running")
     manager.submit(QUICK)

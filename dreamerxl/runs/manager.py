@@ -13,6 +13,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +21,7 @@ from dreamerxl.config import Settings
 from dreamerxl.errors import DreamerError, RunFolderError, SettingsError
 from dreamerxl.guidance.hub import silent
 from dreamerxl.runs.folder import RunFolder, explained
+from dreamerxl.runs.limits import Limits
 from dreamerxl.runs.prepare import Preparation
 from dreamerxl.runs.run import CLOSING, ID_PATTERN, Run, RunView, new_run, read_run
 from dreamerxl.runs.worker import Change, MakeTrainer, Pace, Pause, Resume, Stop, Watch, carry_out
@@ -52,16 +54,16 @@ class RunManager:
         self,
         runs_dir: Path | str,
         make_trainer: MakeTrainer | None = None,
-        max_queue: int = 8,
+        limits: Limits | None = None,
         *,
         warm: Settings | None = None,
         pace: Pace | None = None,
     ):
         """``warm``: settings whose model the worker loads, and takes one step with, before the first run."""
         self.runs_dir = Path(runs_dir)
-        self.max_queue = max_queue
+        self.limits = limits or Limits()
         self._make_trainer = make_trainer or Preparation()
-        self._pace = pace or Pace()
+        self._pace = replace(pace or Pace(), most_seconds=self.limits.seconds)
         self._warm = warm
         self._seen: dict[tuple[Path, int], RunView] = {}  # what was read from disk, by path and time of change
         self._changed = threading.Condition()  # guards the five below
@@ -80,11 +82,14 @@ class RunManager:
         or goes on from the newest checkpoint of ``start``, an ended run with as many sides.
 
         Raises SettingsError for an empty prompt, RunFolderError for a folder that cannot be written, DreamerError for
-        a full queue.
+        a full queue and for what the limits do not let anyone ask for.
         """
         check_runnable(settings)
+        self.limits.check(settings.iterations)
         with self._changed:
             self._check_room()
+            if owner is not None:
+                self.limits.check_own(sum(run.view.owner == owner and not run.view.ended for run in self._runs.values()))
             run = new_run(settings, self.runs_dir, owner, folder, start)
             self._runs[run.id] = run
             self._enqueue(run)
@@ -252,8 +257,8 @@ class RunManager:
     def _check_room(self) -> None:
         if self._closing:
             raise DreamerError("The program is closing; no run can start.")
-        if len(self._waiting) >= self.max_queue:
-            raise DreamerError(f"The queue is full: {self.max_queue} runs are waiting. Try again when one has finished.")
+        if len(self._waiting) >= self.limits.waiting:
+            raise DreamerError(f"The queue is full: {self.limits.waiting} runs are waiting. Try again when one has finished.")
 
     def _enqueue(self, entry: Run | Call) -> None:
         self._waiting.append(entry)

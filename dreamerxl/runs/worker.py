@@ -106,11 +106,12 @@ class Watch:
 
 @dataclass(frozen=True)
 class Pace:
-    """How often snapshots are taken and how long a paused run may keep others waiting."""
+    """How often snapshots are taken, how long a paused run may keep others waiting, and how long a run may train."""
 
     snapshot_seconds: float = 0.45
     pause_limit_seconds: float = 600.0
     view_share: float = VIEW_SHARE  # of the time may go into snapshots
+    most_seconds: float | None = None
 
 
 def snapshot_interval(pace: Pace, costs: Sequence[float]) -> float:
@@ -221,7 +222,7 @@ class Session:
         stop = self.obey()
         while stop is None and self.trainer.iteration < self.settings.iterations:
             self.iterate()
-            stop = self.obey() if self.trainer.iteration < self.settings.iterations else None
+            stop = (self.obey() or self.out_of_time()) if self.trainer.iteration < self.settings.iterations else None
         if self.report is not None:
             self.spare("The view", self.publish_snapshot)
             if self.kept != self.trainer.iteration:
@@ -230,6 +231,13 @@ class Session:
         self.write(self.save_checkpoint)
         self.write(self.run.write)
         return ("done", "") if stop is None else ("stopped", stop.reason)
+
+    def out_of_time(self) -> Stop | None:
+        """An end to a run that has trained for as long as one may."""
+        most = self.pace.most_seconds
+        if most is None or self.timings["iterations"] + self.timings["snapshots"] < most:
+            return None
+        return Stop(f"Stopped, with its scenes kept: a run may train for {most:g} s here.")
 
     def write(self, action: Callable[[], None]) -> None:
         """Carry out a write. Where the disk refuses, the run is paused with the reason until it is resumed and the write goes

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from dreamerxl.guidance.words import Repertoire
+from dreamerxl.runs.limits import Limits
 from dreamerxl.runs.run import RunView
 from dreamerxl.runs.snapshot import SideSnapshot
 from dreamerxl.web.curves import chart, short
@@ -179,6 +180,21 @@ def message(text: str, kind: str = "error") -> str:
         return ""
     role = "alert" if kind == "error" else "status"
     return f'<p class="banner {kind}" role="{role}">{escape(text)}</p>'
+
+
+def limits(limits: Limits) -> str:
+    """What may be asked for here."""
+    if limits.replay:
+        return message("A replay: finished runs are shown and none is made. Others are under Past runs.", "note")
+    parts = []
+    if limits.iterations is not None:
+        parts.append(f"at most {limits.iterations:,} iterations a run")
+    if limits.seconds is not None:
+        parts.append(f"{limits.seconds:,} s of training")
+    if limits.own is not None:
+        parts.append(f"{limits.own} at a time for each visitor")
+    parts.append(f"{limits.waiting} in the queue")
+    return message(f"Here: {', '.join(parts)}.", "note")
 
 
 def notices(view: RunView | None) -> str:

@@ -39,7 +39,10 @@ class Desk:
         self.manager = manager
         self.past = Past()
         self.lab = LabDesk(manager)
-        self._last: str | None = None  # the run that was on show last
+        finished = (
+            (view.id for view in manager.runs() if view.ended and takeaway.has_scene(view)) if manager.limits.replay else ()
+        )
+        self._last: str | None = next(iter(finished), None)  # the run that was on show last; a replay opens with the newest
         self._captured: set[str] = set()
         self._orders: dict[tuple[str, str], str] = {}  # (run, file) -> '' while it is being made, else why it failed
         self._lock = threading.Lock()  # guards the three above
@@ -89,6 +92,8 @@ class Desk:
 
     def cut_off(self, owner: str | None) -> list[RunView]:
         """Runs that the end of an earlier program cut off, the visitor's own and those of nobody, newest first."""
+        if self.manager.limits.replay:
+            return []
         return [view for view in self.manager.cut_off() if not view.owner_key or view.belongs_to(owner)]
 
     def take_up(self, run_id: str, owner: str) -> RunView:

@@ -87,11 +87,14 @@ class LabDesk:
         if name not in FIGURES:
             raise DreamerError(f"There is no figure {name[:40]!r}; figures: {', '.join(FIGURES)}.")
         check_runnable(settings)
+        if name not in TOYS:
+            self.manager.limits.check(settings.iterations)
         return self._queue(name, "" if name in TOYS else settings.prompt, owner, figure_work(name, settings))
 
     def order_sweep(self, sweep: Sweep, owner: str) -> Job:
         """Have a sweep run for a visitor. Raises DreamerError with a sentence."""
         check_runnable(dataclasses.replace(sweep.base, prompt=sweep.prompts[0]))
+        self.manager.limits.check(sum(task.settings.iterations for task in sweep.tasks()))
         return self._queue(SWEEP, sweep.name, owner, sweep_work(sweep))
 
     def _queue(self, name: str, prompt: str, owner: str, work: Work) -> Job:
@@ -101,6 +104,7 @@ class LabDesk:
             waiting = [other.owner_key for other in self._jobs.values() if not other.ended]
             if len(waiting) >= MOST_WAITING:
                 raise DreamerError(f"{len(waiting)} of these are being made or wait already; ask again when some are done.")
+            self.manager.limits.check_own(waiting.count(job.owner_key))
             if waiting.count(job.owner_key) >= MOST_OWN:
                 raise DreamerError(
                     f"{MOST_OWN} of yours are being made or wait already; stop one, or ask again when one is done."
@@ -180,11 +184,15 @@ class LabDesk:
     def _make(self, job_id: str, work: Work, make_trainer: MakeTrainer) -> tuple[str, ...]:
         """Do the work and name its files; on whichever thread owns what ``make_trainer`` gives."""
 
+        begun, most = time.monotonic(), self.manager.limits.seconds
+
         def say(stage: str) -> None:
             with self._lock:
                 stopped = job_id in self._stopped
             if stopped:
                 raise Withdrawn("Stopped on request.")
+            if most is not None and time.monotonic() - begun >= most:
+                raise DreamerError(f"It was stopped: what is made here may take {most:g} s.")
             self._change(job_id, status="working", stage=stage)
 
         say("It begins.")

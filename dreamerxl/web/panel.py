@@ -19,6 +19,7 @@ from dreamerxl.config import Settings, load_preset
 from dreamerxl.errors import DreamerError
 from dreamerxl.miniature.repertoire import repertoire
 from dreamerxl.runs.growth import moments
+from dreamerxl.runs.limits import Limits
 from dreamerxl.runs.metadata import read_about, settings_of
 from dreamerxl.runs.run import VIEW_SHARE, RunView
 from dreamerxl.runs.stills import LARGEST, SMALLEST
@@ -54,7 +55,8 @@ LONGEST_TOKEN = 100  # characters
 
 def make_panel(desk: Desk, offer: Offer) -> gr.Blocks:
     """The page of a desk."""
-    first = offer.first
+    limits = desk.manager.limits
+    first = limits.fit(offer.first)
     names = gallery_names("embedded" if first.model == "embedded" else offer.guidance)
     models = sorted({"auto", "embedded", offer.guidance})
     known = controls()
@@ -101,6 +103,7 @@ def make_panel(desk: Desk, offer: Offer) -> gr.Blocks:
                     run = gr.Button("Run", variant="primary", min_width=80, elem_id="run")
                     pause = gr.Button("Pause", interactive=False, min_width=80, elem_id="pause")
                     stop = gr.Button("Stop", interactive=False, min_width=80, elem_id="stop")
+                gr.HTML(cards.limits(limits), elem_id="limits", visible=limits != Limits())
                 with gr.Column(visible=False, elem_id="live") as live:
                     target = gr.Radio(
                         [("every side", updates.EVERY)], value=updates.EVERY, label="Live changes go to", elem_id="target"
@@ -138,9 +141,10 @@ def make_panel(desk: Desk, offer: Offer) -> gr.Blocks:
                     shot_azimuth = gr.Number(30, label="Azimuth (degrees)", minimum=-360, maximum=360, min_width=80)
                     shot_elevation = gr.Number(15, label="Elevation (degrees)", minimum=-90, maximum=90, min_width=80)
                     shot = gr.Button("Take a screenshot", size="sm", min_width=120, elem_id="take-shot")
-                with gr.Accordion("Past runs", open=False, elem_id="past") as past:
+                with gr.Accordion("Past runs", open=limits.replay, elem_id="past") as past:
                     search = gr.Textbox("", label="Search", placeholder="words of the prompt, a method, a date", elem_id="search")
-                    runs = gr.HTML(elem_id="runs", js_on_load=DO)
+                    listed = shelf.gallery(desk.listed(), None) if limits.replay else ""
+                    runs = gr.HTML(listed, elem_id="runs", js_on_load=DO)
                     compared = gr.HTML(elem_id="compared")
             with gr.Column(elem_id="tune"):
                 for name in MAIN:
@@ -197,7 +201,8 @@ def make_panel(desk: Desk, offer: Offer) -> gr.Blocks:
             fresh = [new if before.get(str(k)) != updates.short(new) else gr.skip() for k, new in enumerate(drawn)]
             return [*fresh, {str(k): updates.short(new) for k, new in enumerate(drawn)}]
 
-        def fill(settings: Settings) -> list[Any]:
+        def fill(wished: Settings) -> list[Any]:
+            settings = limits.fit(wished)
             return [
                 settings.to_dict(),
                 *(_update(key, value, models) for key, value in zip(keys, shown(settings, keys), strict=True)),
@@ -217,7 +222,7 @@ def make_panel(desk: Desk, offer: Offer) -> gr.Blocks:
                     view = asked
             if desk.cut_off(owner):
                 text = cards.message("A run was cut off when the program ended; it can go on, from Past runs.", "note")
-            is_theirs = view is not None and (view.belongs_to(owner) or view.id == query.get("run"))
+            is_theirs = view is not None and (limits.replay or view.belongs_to(owner) or view.id == query.get("run"))
             filled = fill(view.settings) if view is not None and is_theirs else unchanged()
             try:
                 linked = settings_of_link(query, models)

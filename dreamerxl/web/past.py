@@ -32,7 +32,7 @@ class Past:
 
         Raises DreamerError where the run has no scene of then.
         """
-        stage = Stage(side_labels(view), scenes_of(view, iteration), key=(view.id, iteration))
+        stage = stage_at(view, iteration)
         key = key_of(owner)[:16]
         with self._lock:
             if key not in self._viewers:
@@ -54,6 +54,11 @@ class Past:
         with self._lock:
             while self._viewers:
                 self._viewers.popitem()[1].close()
+
+
+def stage_at(view: RunView, iteration: int | None = None) -> Stage:
+    """The stage that shows a run at a moment of its growth, or (None) its latest. Raises DreamerError."""
+    return Stage(side_labels(view), scenes_of(view, iteration), key=(view.id, iteration))
 
 
 def scenes_of(view: RunView, iteration: int | None) -> tuple[FrozenSplats, ...]:

@@ -20,6 +20,7 @@ from dreamerxl.web.door import App
 from dreamerxl.web.gateway import make_gateway
 from dreamerxl.web.offer import Offer
 from dreamerxl.web.panel import make_panel
+from dreamerxl.web.past import stage_at
 from dreamerxl.web.patience import Requests, Sockets
 from dreamerxl.web.theme import HEAD, ICON, STYLE_SHEET, make_theme
 from dreamerxl.web.viewer import Viewer, stage_of
@@ -50,7 +51,11 @@ def make_site(manager: RunManager, offer: Offer, root_path: str = "") -> Site:
     """The whole site around a manager of runs; root_path is where a proxy shows it, for what Gradio makes absolute."""
     desk = Desk(manager)
     viewer = Viewer()
-    viewer.follow(lambda: stage_of(desk.on_show()))
+    opening = desk.on_show() if manager.limits.replay else None
+    if opening is not None:
+        viewer.show(stage_at(opening))
+    else:
+        viewer.follow(lambda: stage_of(desk.on_show()))
     started = secrets.token_hex(4)
     health = {"started": started}
     app = make_gateway(viewer.address, desk.folder, lambda: {**health, **desk.health()}, desk.past.address, desk.lab.file)
