@@ -104,11 +104,11 @@ class RunFolder:
 
     def release(self) -> None:
         """Let go of the folder."""
-        if self._lock is not None:
+        lock, self._lock = self._lock, None  # first, so that no other thread mends what is let go of
+        if lock is not None:
             with contextlib.suppress(OSError):
                 (self.path / LOCK).unlink(missing_ok=True)
-            self._lock.close()
-            self._lock = None
+            lock.close()
 
     def is_held(self) -> bool:
         """Whether a living program keeps the folder, this one or another."""
