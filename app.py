@@ -17,16 +17,22 @@ from pathlib import Path
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until interrupted. Returns 0, or 2 with a sentence on what the command line asked for and cannot be had."""
+    from dreamerxl.errors import DreamerError
+    from dreamerxl.runs.limits import read_limits
+
     options = parser().parse_args(arguments)
+    try:
+        limits = read_limits(os.environ)
+    except DreamerError as error:
+        return refuse(str(error))
+    limits = dataclasses.replace(limits, replay=limits.replay or options.replay)
     listener = listen(options.host, options.port)
     if isinstance(listener, str):
         return refuse(listener)
 
     from dreamerxl import __version__, logs  # what follows takes seconds to import; a port in use is told at once
-    from dreamerxl.errors import DreamerError
     from dreamerxl.guidance.models import is_local, pick_device, resolve
     from dreamerxl.guidance.pickles import convert
-    from dreamerxl.runs.limits import read_limits
     from dreamerxl.runs.manager import RunManager
     from dreamerxl.web.door import Door, parse
     from dreamerxl.web.offer import Offer, first_settings
@@ -34,8 +40,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     try:
         account = parse(options.auth) if options.auth else None
-        limits = read_limits(os.environ)
-        limits = dataclasses.replace(limits, replay=limits.replay or options.replay)
         if options.allow_pickle_weights:
             options.guidance = convert(options.guidance, print)
         device = pick_device(options.device)
@@ -50,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     site = make_site(RunManager(options.runs_dir, limits=limits, warm=warm), offer, root_path)
     if limits.replay and site.desk.on_show() is None:
         site.close()
+        close_log()
         return refuse(f"There is no finished run in {options.runs_dir} to replay; name another folder with --runs-dir.")
     server = make_server(Door(site.app, *account, root_path) if account else site.app)
     logs.tell("server started", version=__version__, host=host, port=port, model=choice.label, device=str(device))

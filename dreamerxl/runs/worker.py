@@ -63,6 +63,7 @@ class Prepared:
     device: str = "cpu"
     notices: tuple[str, ...] = ()
     judge: Judge | None = None  # scores renders, where the model brings one
+    kept: Callable[[Path], None] | None = None  # is told of each checkpoint, with the run's folder, before the run goes on
 
 
 MakeTrainer = Callable[[Settings, Say], Prepared]
@@ -442,6 +443,8 @@ class Session:
         checkpoint.save(folder / f"{self.trainer.iteration:07d}{checkpoint.SUFFIX}", self.trainer.state_dict())
         for old in sorted(folder.glob(f"*{checkpoint.SUFFIX}"))[:-KEPT_CHECKPOINTS]:
             old.unlink(missing_ok=True)
+        if self.prepared.kept is not None:
+            self.prepared.kept(self.run.folder.path)
 
     def rescue_scenes(self) -> None:
         """After a failure, the scenes of the last snapshot: the trainer's own may be what failed."""
