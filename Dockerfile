@@ -14,7 +14,7 @@ RUN useradd --create-home --uid 1000 dreamer || useradd --create-home --uid 1000
 RUN mkdir -p /data /opt/numba && chown 1000 /data /opt/numba
 
 ENV PATH=/opt/venv/bin:$PATH TORCH_EXTENSIONS_DIR=/opt/extensions NUMBA_CACHE_DIR=/opt/numba \
-    HF_HOME=/data/huggingface GRADIO_ANALYTICS_ENABLED=False PYTHONUNBUFFERED=1
+    HF_HOME=/data/huggingface DREAMERXL_RUNS_DIR=/data/runs GRADIO_ANALYTICS_ENABLED=False PYTHONUNBUFFERED=1
 WORKDIR /app
 COPY requirements.txt .
 RUN python3 -m venv /opt/venv \
@@ -22,13 +22,14 @@ RUN python3 -m venv /opt/venv \
     && if [ -n "${TORCH_INDEX}" ]; then pip install --no-cache-dir --index-url "${TORCH_INDEX}" "$torch"; fi \
     && pip install --no-cache-dir -r requirements.txt
 RUN if command -v nvcc >/dev/null; then TORCH_CUDA_ARCH_LIST="${CUDA_ARCHS}" python -c "from gsplat.cuda import _backend; assert _backend._C"; fi
-COPY app.py ./
+COPY app.py LICENSE THIRD_PARTY.md ./
 COPY dreamerxl dreamerxl
 COPY presets presets
+COPY --chown=1000 replay replay
 
 USER dreamer
 RUN python -c "from dreamerxl.gaussians.rasterize_cpu import warm_up; warm_up()"
 EXPOSE 7860
 VOLUME /data
 HEALTHCHECK --start-period=60s CMD python -c "import urllib.request; urllib.request.urlopen('http://127.0.0.1:7860/healthz', timeout=5)"
-CMD ["python", "app.py", "--host", "0.0.0.0", "--port", "7860", "--runs-dir", "/data/runs"]
+CMD ["python", "app.py", "--host", "0.0.0.0", "--port", "7860"]
