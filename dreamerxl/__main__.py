@@ -12,11 +12,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from dreamerxl import __version__
 from dreamerxl.config import Settings, leaf_fields, load_preset, load_settings, parse_value, preset_names
 from dreamerxl.errors import DreamerError, SettingsError
+
+if TYPE_CHECKING:
+    from dreamerxl.lab.executor import Executor
 
 LOG_SECONDS = 10.0  # between two progress bars where they go to a file
 SHORTCUTS = {
@@ -224,27 +227,33 @@ def evaluate(options: argparse.Namespace, make_trainer: Any) -> int:
 def add_sweep_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, metavar="SWEEP.yaml", help="cases, prompts and seeds; see docs/lab.md")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where it goes; started again, it does the rest")
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at the same time, each in a process of its own")
+    parser.add_argument(
+        "--jobs", type=int, metavar="N",
+        help="runs at the same time, each in a process of its own (default: 1; on a cluster, as many as there is room for)",
+    )  # fmt: skip
     parser.add_argument("--piece", default="1/1", metavar="K/N", help="do the K-th of N equal pieces, for several machines")
     parser.add_argument("--report", action="store_true", help="run nothing; write the report of what is there")
+    parser.add_argument("--threads", type=int, metavar="N", help="processors of a run (default: its share; on a cluster, 1)")
+    group = parser.add_argument_group("on a cluster", "needs requirements-cluster.txt; see docs/cluster.md")
+    group.add_argument("--executor", choices=["local", "ray"], default="local", help="where runs go (default: %(default)s)")
+    group.add_argument("--address", metavar="HOST:PORT", help="the Ray cluster, or auto; without it one of this machine starts")
+    group.add_argument("--store", metavar="URL", help="for run folders and checkpoints, e.g. s3://BUCKET/PATH (default: --out)")
+    group.add_argument("--gpus", type=float, metavar="X", help="cards of a run, or the share of one (default: by its model)")
 
 
 def sweep(options: argparse.Namespace, make_trainer: Any) -> int:
     """Run what is missing of a sweep, and write its report. Prints the report's path."""
-    from dreamerxl.lab.executor import LocalExecutor
     from dreamerxl.lab.report import write_report
     from dreamerxl.lab.sweep import is_done, load_sweep, piece_of, read_outcome, write_outcome
 
     found = load_sweep(options.file)
-    if not 1 <= options.jobs <= 256:
-        raise SettingsError(f"--jobs is {options.jobs}; 1 to 256 are accepted.")
+    executor = executor_from(options, make_trainer)
     tasks = piece_of(found.tasks(), options.piece)
     left = [] if options.report else [task for task in tasks if not is_done(read_outcome(options.out, task))]
     tell(f"{found.name}: {len(tasks)} runs, {len(left)} to do.")
     failed, begun = 0, time.monotonic()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        executor = LocalExecutor(options.jobs, make_trainer=make_trainer)
         for count, (task, outcome) in enumerate(executor.run(left, options.out, found.metrics) if left else (), 1):
             write_outcome(options.out, task, outcome)
             failed += not is_done(outcome)
@@ -256,6 +265,25 @@ def sweep(options: argparse.Namespace, make_trainer: Any) -> int:
     finally:
         print(write_report(found, options.out))
     return 1 if failed else 0
+
+
+def executor_from(options: argparse.Namespace, make_trainer: Any) -> Executor:
+    """What carries out a sweep's runs. Raises DreamerError for what cannot be had."""
+    for name, most in (("jobs", 256 if options.executor == "local" else 10_000), ("threads", 1024)):
+        value = getattr(options, name)
+        if value is not None and not 1 <= value <= most:
+            raise SettingsError(f"--{name} is {value}; 1 to {most} are accepted.")
+    if options.gpus is not None and not 0 <= options.gpus <= 64:
+        raise SettingsError(f"--gpus is {options.gpus:g}; 0 to 64 are accepted.")
+    if options.executor == "local":
+        from dreamerxl.lab.executor import LocalExecutor
+
+        if options.address or options.store or options.gpus is not None:
+            raise SettingsError("--address, --store and --gpus are for a cluster; add --executor ray.")
+        return LocalExecutor(options.jobs or 1, options.threads, make_trainer)
+    from dreamerxl.cluster.sweep import RayExecutor
+
+    return RayExecutor(options.address, options.store, options.jobs, options.threads or 1, options.gpus)
 
 
 def add_figure_arguments(parser: argparse.ArgumentParser) -> None:

@@ -9,7 +9,7 @@ Stable Diffusion 1.5, 2.1 (v-prediction), SDXL and the embedded model differ in 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -27,6 +27,7 @@ from dreamerxl.guidance.graphs import CudaGraphs, StaticBatches
 from dreamerxl.guidance.group_norm import HAS_TRITON
 
 ATTENTION = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+KEPT_TEXTS = 8  # lists of texts whose embeddings are kept; one of SDXL's takes 4 MB
 WORTH_COMPILING = 500_000_000  # parameters; a small UNet is recorded before a compiler would have begun
 
 
@@ -50,6 +51,7 @@ class Guidance:
     zeros_for_empty: bool = False  # trained with zeros where there is no prompt (SDXL)
     notes: tuple[str, ...] = ()  # sentences for the visitor about how it was loaded
     encode_at_once: int | None = None  # images; more are encoded in turns and once again for the backward. None: no limit
+    _embedded: dict[tuple[str, ...], Conditioning] = field(init=False, default_factory=dict)  # of the runs before, by their texts
 
     def __post_init__(self) -> None:
         for part in (self.unet, self.vae, *self.text_encoders):
@@ -95,7 +97,16 @@ class Guidance:
 
     @torch.no_grad()
     def embed(self, prompts: list[str]) -> Conditioning:
-        """One row of conditioning for each prompt, as the model's own diffusers pipeline embeds it."""
+        """One row of conditioning for each prompt, as the model's own diffusers pipeline embeds it. The latest
+        are kept: runs that follow each other often have the same texts."""
+        key = tuple(prompts)
+        if key not in self._embedded:
+            if len(self._embedded) >= KEPT_TEXTS:
+                del self._embedded[next(iter(self._embedded))]
+            self._embedded[key] = self._embed(prompts)
+        return self._embedded[key]
+
+    def _embed(self, prompts: list[str]) -> Conditioning:
         hidden, pooled = [], None
         for tokenizer, encoder in zip(self.tokenizers, self.text_encoders, strict=True):
             texts = [words.readable(tokenizer, prompt) for prompt in prompts]
