@@ -5,11 +5,19 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from gaussian_data import drive, stable_diffusion_alphas
 
 from dreamerxl import reference
+from dreamerxl.config import Timesteps, Variant
+from dreamerxl.diffusion.schedule import Schedule
+from dreamerxl.distillation import METHODS
+from dreamerxl.distillation.timesteps import plan_steps
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -24,6 +32,23 @@ def test_the_examples_of_the_api_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
     for example in examples:
         exec(compile(example, "docs/api.md", "exec"), names)
     assert names["view"].status == "done" and (tmp_path / "snowman.spz").stat().st_size > 1000  # type: ignore[attr-defined]
+
+
+def test_the_method_that_contributors_are_shown_is_what_it_says() -> None:
+    """The prompt's part of the prediction at the noise of the iteration: CSD, which is here already."""
+    example = re.search(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert example is not None
+    shown: dict[str, Any] = {}
+    exec(compile(textwrap.dedent(example[1]), "CONTRIBUTING.md", "exec"), shown)
+    x_0, noise = torch.randn(2, 3, 4, 5, 6, generator=torch.Generator().manual_seed(0)).unbind()
+    schedule, variant = Schedule(stable_diffusion_alphas().float()), Variant(method="csd")
+    arguments = x_0, plan_steps(400, variant, Timesteps(), 0), noise, schedule, variant
+
+    def predict(query: Any) -> torch.Tensor:
+        return torch.sin(query.x + query.t) * (3 if query.guided else 1)
+
+    mine, csd = (drive(method(*arguments), predict) for method in (shown["mine"], METHODS["csd"]))
+    assert torch.equal(mine.gradient, csd.gradient) and mine.gradient.abs().sum() > 0
 
 
 def test_the_list_of_settings_is_that_of_the_code() -> None:

@@ -25,7 +25,6 @@ from dreamerxl.training import checkpoint
 from dreamerxl.training.trainer import Trainer
 
 VSD = Variant(method="vsd")
-FAST = {"particles.learning_rate": 1e-2}
 
 
 @pytest.fixture(scope="module", params=["sd", "v", "xl"])

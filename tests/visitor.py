@@ -10,8 +10,6 @@ from typing import Any
 
 import httpx
 
-SKIPPED = {"__type__": "update"}  # what Gradio answers for an output that stays as it is
-
 
 class Visitor:
     """One open page. ``token`` is what the browser would keep; ``form`` holds what the page shows, by label."""

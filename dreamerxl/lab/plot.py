@@ -77,14 +77,6 @@ class Panel:
         dash = ' stroke-dasharray="5 3"' if dashed else ""
         self.parts.append(f'<path d="{"".join(path)}" fill="none" stroke="{color}" stroke-width="1.8"{dash}/>')
 
-    def whisker(self, x: float, low: float, high: float, color: str) -> None:
-        """An interval standing at x."""
-        (a, b), (_, d) = self.at(x, low), self.at(x, high)
-        self.parts.append(
-            f'<path d="M{a:.1f} {b:.1f}V{d:.1f}M{a - 4:.1f} {b:.1f}H{a + 4:.1f}M{a - 4:.1f} {d:.1f}H{a + 4:.1f}" '
-            f'stroke="{color}" fill="none" stroke-width="1.4"/>'
-        )
-
     def zero(self) -> None:
         """A dashed line at y = 0."""
         (a, b), (c, _) = self.at(self.x[0], 0), self.at(self.x[1], 0)
