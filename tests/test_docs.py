@@ -66,6 +66,17 @@ def test_every_setting_that_a_document_names_is_one() -> None:
             assert name in names, f"{page.name}: {name}"
 
 
+def test_the_messages_that_are_explained_are_those_of_the_code() -> None:
+    """Of each message in the table, the words between what varies stand in a text of the program."""
+    sources = [ROOT / "app.py", *(ROOT / "dreamerxl").rglob("*.py")]
+    code = "\n".join(path.read_text(encoding="utf-8") for path in sources)
+    joined = re.sub(r'"\s*\n\s*f?"', "", code)  # texts that go on in the next line
+    page = (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
+    messages = re.findall(r"\*([^*|]+)\*", "".join(re.findall(r"^\| (\*.*?) \|", page, re.MULTILINE)))
+    pieces = [piece.strip(" .") for message in messages for piece in message.split("...")]
+    assert len(messages) > 10 and [piece for piece in pieces if piece not in joined] == []
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_to_files_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
