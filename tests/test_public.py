@@ -47,6 +47,13 @@ def newcomer(client: httpx.Client) -> Visitor:
     return visitor
 
 
+def put(visitor: Visitor, label: str, value: object) -> None:
+    """Type into the control of that very label."""
+    found = [key for key, entry in visitor.components.items() if entry["type"] == "number" and entry["props"]["label"] == label]
+    assert len(found) == 1
+    visitor.values[found[0]] = value
+
+
 def finished(manager: RunManager, **changes: object) -> Run:
     run = manager.submit(dataclasses.replace(Settings(prompt="a red bagel", iterations=6), **changes), "someone")
     assert run.wait(30)
@@ -56,7 +63,9 @@ def finished(manager: RunManager, **changes: object) -> Run:
 def test_the_environment_is_read_strictly() -> None:
     assert read_limits({}) == read_limits({name: "" for name in VARIABLES}) == Limits()
     told = {"DREAMERXL_MOST_ITERATIONS": "400", "DREAMERXL_MOST_SECONDS": "600", "DREAMERXL_MOST_WAITING": "4"}
-    assert read_limits({**told, "DREAMERXL_MOST_OWN": "1", "DREAMERXL_REPLAY": "1"}) == Limits(400, 600, 4, 1, True)
+    more = {"DREAMERXL_MOST_GAUSSIANS": "12000", "DREAMERXL_MOST_PIXELS": "131072", "DREAMERXL_MOST_OWN": "1"}
+    wanted = Limits(iterations=400, seconds=600, gaussians=12_000, pixels=131_072, waiting=4, own=1, replay=True)
+    assert read_limits({**told, **more, "DREAMERXL_REPLAY": "1"}) == wanted
     for name, (_, low, high) in VARIABLES.items():
         for value in ("many", "-1", "0", "1.5", "1_0", "٣", str(high + 1), "9" * 400):
             with pytest.raises(SettingsError, match=rf"{name} is '.{{1,40}}'; a whole number from {low} to {high} is accepted\."):
@@ -87,15 +96,23 @@ def test_what_cannot_be_served_is_said_before_anything_starts(tmp_path: Path) ->
 
 
 def test_visitors_are_told_what_is_too_much(tmp_path: Path) -> None:
-    with opened(tmp_path, Limits(iterations=50, seconds=600, waiting=2, own=1)) as (site, client):
+    with opened(tmp_path, Limits(50, 600, 2000, 128 * 128 * 2, waiting=2, own=1)) as (site, client):
         visitor, other = newcomer(client), newcomer(client)
         shown = next(e["props"]["value"] for e in visitor.components.values() if e["props"].get("elem_id") == "limits")
-        assert "Here: at most 50 iterations a run, 600 s of training, 1 at a time for each visitor, 2 in the queue." in shown
+        assert (
+            "Here: at most 50 iterations a run, 600 s of training, 2,000 Gaussians on a side, 32,768 pixels an iteration" in shown
+        )
         assert visitor.fire("gallery", data={"name": "duck"})["Iterations"] == 50  # the preset's 400 are not to be had
 
         visitor.fill(Iterations=51)
         assert "That is 51 iterations; at most 50 are accepted here." in visitor.press("run")
         visitor.fill(Iterations=50)
+        put(visitor, "Views per iteration", 3)
+        assert "That is 49,152 pixels an iteration; at most 32,768 are accepted here." in visitor.press("run")
+        put(visitor, "Views per iteration", 2)
+        put(visitor, "Gaussians", 2001)
+        assert "That is 2,001 Gaussians on a side; at most 2,000 are accepted here." in visitor.press("run")
+        put(visitor, "Gaussians", 2000)
         assert visitor.press("run") == ""
         run = wait_until(site.manager.current)
         visitor.fill(Seed=5)
@@ -105,7 +122,7 @@ def test_visitors_are_told_what_is_too_much(tmp_path: Path) -> None:
         assert visitor.press("run") == ""  # what has ended does not count
 
         other.press("stop"), visitor.press("stop")
-        ended = site.manager.submit(dataclasses.replace(FIRST, iterations=40))
+        ended = site.manager.submit(site.manager.limits.fit(dataclasses.replace(FIRST, iterations=40)))
         assert ended.wait(60)
         visitor.fire("runs", data={"name": f"open:{ended.id}"})
         assert "That is 60 iterations" in visitor.press("on")

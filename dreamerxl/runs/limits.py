@@ -1,15 +1,15 @@
-"""What a public page lets its visitors ask for: how many iterations, seconds and runs, or only to look.
+"""What a public page lets its visitors ask for: how long, how large and how many runs may be, or that there are none.
 
 The limits belong to the program, not to a run, and are read from its environment: a Space or a container has no command line.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 
 from dreamerxl.config import Settings
 from dreamerxl.errors import DreamerError, SettingsError
@@ -19,6 +19,8 @@ PREFIX = "DREAMERXL_MOST_"
 VARIABLES = {  # of the environment: the field of Limits, the least and the most that is accepted
     f"{PREFIX}ITERATIONS": ("iterations", 1, 1_000_000),
     f"{PREFIX}SECONDS": ("seconds", 1, 604_800),
+    f"{PREFIX}GAUSSIANS": ("gaussians", 10, 10_000_000),
+    f"{PREFIX}PIXELS": ("pixels", 1024, 268_435_456),
     f"{PREFIX}WAITING": ("waiting", 1, 1000),
     f"{PREFIX}OWN": ("own", 1, 1000),
 }
@@ -30,19 +32,27 @@ class Limits:
 
     iterations: int | None = None  # of a run; of all runs of a sweep together
     seconds: int | None = None  # that a run may train, or a figure be made
+    gaussians: int | None = None  # of a side, at the start or later
+    pixels: int | None = None  # of a side in an iteration, all views together
     waiting: int = 8  # runs and figures in the queue
     own: int | None = None  # runs of one visitor that wait or go on
     replay: bool = False  # finished runs are shown, none is made
 
-    def check(self, iterations: int) -> None:
-        """Refuse what is not made here. Raises DreamerError."""
+    def check(self, settings: Settings, runs: int = 1) -> None:
+        """Refuse so many runs with these settings, if that is more than is made here. Raises DreamerError."""
         if self.replay:
             raise DreamerError(
                 "This page replays finished runs and trains none: open them under Past runs. To make one, run the program on a "
                 "machine of your own; Link keeps these settings."
             )
-        if self.iterations is not None and iterations > self.iterations:
-            raise SettingsError(f"That is {iterations:,} iterations; at most {self.iterations:,} are accepted here.")
+        grown = settings.densification.max_count if settings.densification.enabled else 0
+        for asked, most, what in (
+            (settings.iterations * runs, self.iterations, "iterations"),
+            (max(settings.initialization.count, grown), self.gaussians, "Gaussians on a side"),
+            (settings.views.batch * settings.views.resolution**2, self.pixels, "pixels an iteration"),
+        ):
+            if most is not None and asked > most:
+                raise SettingsError(f"That is {asked:,} {what}; at most {most:,} are accepted here.")
 
     def check_own(self, count: int) -> None:
         """Refuse one more run of a visitor who has ``count`` that wait or go on. Raises DreamerError."""
@@ -53,9 +63,14 @@ class Limits:
             )
 
     def fit(self, settings: Settings) -> Settings:
-        """The same settings with no more iterations than are accepted."""
-        most = self.iterations
-        return settings if most is None or settings.iterations <= most else dataclasses.replace(settings, iterations=most)
+        """The same settings with no more iterations and Gaussians than are accepted."""
+        limited = {
+            "iterations": self.iterations,
+            "initialization.count": self.gaussians,
+            "densification.max_count": self.gaussians,
+        }
+        changes = {name: most for name, most in limited.items() if most is not None and attrgetter(name)(settings) > most}
+        return settings.override(changes)
 
 
 def read_limits(environment: Mapping[str, str]) -> Limits:

@@ -85,7 +85,7 @@ class RunManager:
         a full queue and for what the limits do not let anyone ask for.
         """
         check_runnable(settings)
-        self.limits.check(settings.iterations)
+        self.limits.check(settings)
         with self._changed:
             self._check_room()
             if owner is not None:

@@ -191,6 +191,10 @@ def limits(limits: Limits) -> str:
         parts.append(f"at most {limits.iterations:,} iterations a run")
     if limits.seconds is not None:
         parts.append(f"{limits.seconds:,} s of training")
+    if limits.gaussians is not None:
+        parts.append(f"{limits.gaussians:,} Gaussians on a side")
+    if limits.pixels is not None:
+        parts.append(f"{limits.pixels:,} pixels an iteration")
     if limits.own is not None:
         parts.append(f"{limits.own} at a time for each visitor")
     parts.append(f"{limits.waiting} in the queue")

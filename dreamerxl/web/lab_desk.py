@@ -88,13 +88,13 @@ class LabDesk:
             raise DreamerError(f"There is no figure {name[:40]!r}; figures: {', '.join(FIGURES)}.")
         check_runnable(settings)
         if name not in TOYS:
-            self.manager.limits.check(settings.iterations)
+            self.manager.limits.check(settings)
         return self._queue(name, "" if name in TOYS else settings.prompt, owner, figure_work(name, settings))
 
     def order_sweep(self, sweep: Sweep, owner: str) -> Job:
         """Have a sweep run for a visitor. Raises DreamerError with a sentence."""
         check_runnable(dataclasses.replace(sweep.base, prompt=sweep.prompts[0]))
-        self.manager.limits.check(sum(task.settings.iterations for task in sweep.tasks()))
+        self.manager.limits.check(sweep.base, runs=len(sweep.tasks()))
         return self._queue(SWEEP, sweep.name, owner, sweep_work(sweep))
 
     def _queue(self, name: str, prompt: str, owner: str, work: Work) -> Job:
