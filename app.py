@@ -13,6 +13,10 @@ import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dreamerxl.cluster.remote import Lane
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from dreamerxl.guidance.models import is_local, pick_device, resolve
     from dreamerxl.guidance.pickles import convert
     from dreamerxl.runs.manager import RunManager
+    from dreamerxl.runs.worker import carry_out
     from dreamerxl.web.door import Door, parse
     from dreamerxl.web.offer import Offer, first_settings
     from dreamerxl.web.serve import make_server, make_site
@@ -45,13 +50,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         device = pick_device(options.device)
         choice = resolve(options.guidance, device)
         offer = Offer(first_settings(choice.source), options.guidance, options.device, f"{choice.label} on {device.type.upper()}")
+        lane = make_lane(options.cluster) if options.cluster else None
         close_log = logs.open_server_log(options.runs_dir)
     except DreamerError as error:
         return refuse(str(error))
     host, port = listener.getsockname()[:2]
     root_path = "".join(f"/{part}" for part in options.root_path.split("/") if part)
-    warm = offer.settle(offer.first) if is_local(choice) and not limits.replay else None  # a first run shows its download
-    site = make_site(RunManager(options.runs_dir, limits=limits, warm=warm), offer, root_path)
+    here = lane is None and not limits.replay
+    warm = offer.settle(offer.first) if is_local(choice) and here else None  # a first run shows its download
+    manager = RunManager(options.runs_dir, limits=limits, warm=warm, carry_out=lane or carry_out)
+    site = make_site(manager, offer, root_path)
     if limits.replay and site.desk.on_show() is None:
         site.close()
         close_log()
@@ -68,9 +76,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(number, handler)
     print("Ending; the scenes of a run in progress are kept.", flush=True)
     site.close()
+    if lane is not None:
+        lane.close()
     logs.tell("server ended")
     close_log()
     return 0
+
+
+def make_lane(address: str) -> Lane:
+    """What has runs trained on a cluster. Raises ClusterError."""
+    from dreamerxl.cluster.remote import Lane
+
+    return Lane(address)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -101,6 +118,11 @@ def parser() -> argparse.ArgumentParser:
         "--allow-pickle-weights",
         action="store_true",
         help="convert the weights of --guidance to .safetensors where they are pickled (.bin, .ckpt, .pt); never a visitor's",
+    )
+    made.add_argument(
+        "--cluster",
+        metavar="ADDRESS",
+        help="train the runs on a Ray cluster: HOST:PORT of its head, or auto for one of this machine; see docs/cluster.md",
     )
     made.add_argument("--root-path", default="", help="path under which a proxy shows the page, for example /dreamerxl")
     made.add_argument(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import secrets
 import signal
 import threading
 import time
@@ -12,22 +13,33 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
+from browser import growing_trainer, serving
 from test_sweep import TINY, plain
-from visitor import wait_until
+from visitor import Visitor, wait_until
 
 pytest.importorskip("ray", reason="Ray has no wheel for this system or Python.")
 
 from dreamerxl.cluster.connect import ClusterError
 from dreamerxl.cluster.mirror import Mirror, apply
 from dreamerxl.cluster.needs import EMBEDDED_GPU, cost, needs_of
+from dreamerxl.cluster.remote import Lane
 from dreamerxl.cluster.store import Store, StoreError
 from dreamerxl.cluster.sweep import RayExecutor
-from dreamerxl.config import Settings, Variant
+from dreamerxl.config import Settings, Variant, load_preset
 from dreamerxl.gaussians.ply import read_ply
 from dreamerxl.lab.executor import LocalExecutor
 from dreamerxl.lab.sweep import Task, read_sweep
+from dreamerxl.runs.folder import scene_paths
+from dreamerxl.runs.manager import RunManager
+from dreamerxl.runs.run import read_run
+from dreamerxl.runs.worker import MakeTrainer
+from dreamerxl.training import checkpoint
+from dreamerxl.web.offer import Offer
+from dreamerxl.web.serve import make_site
+from dreamerxl.web.viewer import stage_of
 
 METRICS = ("pixel distance",)
 EVERY = 4  # iterations between two checkpoints
@@ -100,12 +112,15 @@ def test_a_sweep_on_a_cluster_gives_the_same_bits_though_a_host_is_killed(tmp_pa
 
 @dataclasses.dataclass
 class Sleeper:
-    """A body that takes a task's seed as its length and tells where and when it was at it."""
+    """A body that takes a task's seed as its length and tells where and when it was at it. The first waits for others."""
 
     url: str
+    hosts: int
 
     def outcome(self, task: Task) -> dict[str, Any]:
         begun = time.time()
+        (Path(self.url) / f"{os.getpid()}").touch()
+        wait_until(lambda: len(list(Path(self.url).iterdir())) >= self.hosts)
         time.sleep(task.seed / 1000)
         if task.prompt == "a red chair":
             raise ValueError("the sky fell")
@@ -116,7 +131,11 @@ class Sleeper:
 
 
 def sleeper(url: str, metrics: Sequence[str], threads: int, scratch: Path | None) -> Sleeper:
-    return Sleeper(url)
+    return Sleeper(url, 1)
+
+
+def two_sleepers(url: str, metrics: Sequence[str], threads: int, scratch: Path | None) -> Sleeper:
+    return Sleeper(url, 2)
 
 
 def sleepers(seeds: list[int], prompts: Sequence[str] = ("a red duck",), **changes: Any) -> list[Task]:
@@ -131,7 +150,7 @@ def sleepers(seeds: list[int], prompts: Sequence[str] = ("a red duck",), **chang
 
 def test_the_longest_begin_first_on_hosts_that_stay(ray: Any, tmp_path: Path) -> None:
     tasks = sleepers([100, 400, 200, 300, 50], ("a red duck", "a red chair"))
-    found = dict(RayExecutor(make_body=sleeper).run(tasks, tmp_path, METRICS))
+    found = dict(RayExecutor(make_body=two_sleepers).run(tasks, tmp_path, METRICS))
     assert len(found) == 10
     failed = {task.prompt for task, outcome in found.items() if "error" in outcome}
     assert failed == {"a red chair"} and all("the sky fell" in found[task].get("error", "the sky fell") for task in tasks)
@@ -151,7 +170,7 @@ def test_needs_follow_the_model_and_the_cluster() -> None:
     assert needs_of(embedded, cards=True).gpus == EMBEDDED_GPU and needs_of(large, cards=True).gpus == 1
     assert needs_of(embedded, cards=False).gpus == needs_of(embedded.override({"device": "cpu"}), cards=True).gpus == 0
     assert needs_of(large, cards=True).memory > needs_of(embedded, cards=True).memory
-    assert needs_of(large, cards=True, cpus=4, gpus=2).options() == {"num_cpus": 4, "num_gpus": 2, "memory": 16 * 2**30}
+    assert needs_of(large, cards=True, cpus=4, gpus=2).options() == {"num_cpus": 4, "num_gpus": 2, "memory": 10 * 2**30}
 
 
 def test_the_estimate_of_a_run_grows_with_what_it_asks_of_the_model() -> None:
@@ -252,3 +271,100 @@ def test_a_mirror_tells_what_changed_and_a_folder_follows_it(tmp_path: Path) -> 
     (here / "new").write_text("1\n")
     os.replace(here / "new", here / "metrics.jsonl")
     assert follow() == [("metrics.jsonl", 0)] and alike(), "a file that was rewritten travels whole"
+
+
+def growing() -> MakeTrainer:
+    """A stand-in for a station to train with: scenes that change, 50 iterations a second."""
+    return growing_trainer(0.02)
+
+
+@pytest.fixture(scope="module")
+def lane(ray: Any) -> Iterator[Lane]:
+    made = Lane(threads=1, make_trainer=growing)
+    yield made
+    made.close()
+
+
+def pid_of(lane: Lane) -> int:
+    return lane.ray.get(lane.station.__ray_call__.remote(lambda _: os.getpid()))
+
+
+def test_a_remote_run_is_watched_changed_paused_and_stopped_from_the_page(lane: Lane, tmp_path: Path) -> None:
+    site = make_site(RunManager(tmp_path, carry_out=lane), Offer(load_preset("mushroom")))
+    with serving(site) as address, httpx.Client(base_url=address, trust_env=False, timeout=60) as client:
+        visitor, stranger = Visitor(client, secrets.token_urlsafe(16)), Visitor(client, secrets.token_urlsafe(16))
+        visitor.fill(Prompt="a red ball", Iterations=5000)
+        assert visitor.press("run") == ""
+        run = wait_until(site.manager.current)
+        assert wait_until(lambda: "Waiting for a machine" in str(visitor.look()) or run.view.snapshot is not None, 60)
+        wait_until(lambda: run.view.snapshot is not None and run.view.snapshot.iteration > 20, 60)
+        assert pid_of(lane) != os.getpid()
+
+        shown: list[Any] = []
+        for _ in range(2):  # what the page and the view show is alive
+            at = run.view.snapshot.iteration
+            wait_until(lambda at=at: run.view.snapshot.iteration > at)
+            stage = stage_of(site.desk.on_show())
+            shown.append((str(visitor.look()), stage.scenes[0].rgbs.copy()))
+        assert shown[0][0] != shown[1][0] and not np.array_equal(shown[0][1], shown[1][1])
+        assert "a red ball" in shown[0][0] and len(run.view.history.iterations) > 10
+        with pytest.raises(ValueError, match="read-only"):
+            run.view.snapshot.sides[0].splats.means[0] = 0
+
+        assert "another visitor" in stranger.press("pause")
+        visitor.fill(Guidance=33)
+        assert "33" in visitor.press("apply") or wait_until(lambda: run.view.settings.variants[0].guidance_scale == 33)
+        assert visitor.press("pause") == ""
+        wait_until(lambda: run.view.status == "paused")
+        at = run.view.iteration
+        assert "Paused" in str(visitor.look())
+        time.sleep(0.5)
+        assert run.view.iteration == at, "it waits there"
+        assert checkpoint.latest(run.folder.checkpoints).stem == f"{at:07d}", "what a pause keeps is here"
+        assert visitor.press("pause") == ""  # it is Resume now
+        wait_until(lambda: run.view.iteration > at)
+        assert visitor.press("stop") == "" and run.wait(20)
+    kinds = [event.kind for event in run.view.events]
+    assert kinds == ["queued", "loading", "started", "changed", "paused", "resumed", "stopped"]
+    assert [event.iteration for event in run.view.events] == sorted(event.iteration for event in run.view.events)
+    assert run.view.events[2].iteration == 0 and run.view.owner == visitor.token
+    assert all(path.exists() for path in scene_paths(run.folder.path, run.view.settings.variants))
+    lines = [line["iteration"] for line in run.folder.read_metrics()]
+    assert lines == list(range(1, run.view.iteration + 1))
+    assert read_run(run.folder.path).view.settings.variants[0].guidance_scale == 33
+
+
+def test_a_run_whose_machine_dies_goes_on_on_another_from_its_last_checkpoint(lane: Lane, tmp_path: Path) -> None:
+    settings = Settings(prompt="a ball", model="embedded", iterations=120, checkpoint_every=20)
+    manager, here = RunManager(tmp_path / "there", carry_out=lane), RunManager(tmp_path / "here", growing_trainer(0))
+    run = manager.submit(settings, owner="me")
+    wait_until(lambda: run.view.iteration > 45, 60)
+    before = pid_of(lane)
+    os.kill(before, signal.SIGKILL)
+    assert run.wait(90) and run.view.status == "done", run.view.reason
+    assert pid_of(lane) != before
+    (recovered,) = (event for event in run.view.events if event.kind == "recovered")
+    newest = int(recovered.text.split("goes on from iteration ")[1].split()[0])
+    assert newest % 20 == 0 and 0 <= recovered.iteration - newest <= 20 + 10, "an interval, and what came since the last news"
+    assert [line["iteration"] for line in run.folder.read_metrics()] == list(range(1, 121))
+    undisturbed = here.submit(settings)
+    assert undisturbed.wait(60)
+    for ours, theirs in zip(run.view.snapshot.sides, undisturbed.view.snapshot.sides, strict=True):
+        assert np.array_equal(ours.splats.means, theirs.splats.means)
+    assert run.view.history == undisturbed.view.history
+    assert manager.close() and here.close()
+
+
+def test_a_run_pauses_before_its_first_iteration_and_one_that_no_machine_has_room_for_says_so(lane: Lane, tmp_path: Path) -> None:
+    manager = RunManager(tmp_path, carry_out=lane)
+    run = manager.submit(Settings(prompt="a ball", model="embedded", iterations=100_000))
+    manager.pause(run.id)
+    wait_until(lambda: run.view.status == "paused", 60)
+    assert run.view.iteration == 0
+    manager.stop(run.id)
+    assert run.wait(20) and run.view.status == "stopped"
+    lane.machines = [{"CPU": 0.0}]
+    impossible = manager.submit(Settings(prompt="a ball", model="embedded", iterations=5))
+    assert impossible.wait(20) and impossible.view.status == "failed"
+    assert impossible.view.reason.startswith("No machine of the cluster has the 1 processors")
+    assert manager.close()

@@ -22,6 +22,7 @@ def connect(address: str | None = None) -> Any:
     starts one of this machine's processors and cards. A cluster that is joined already is kept. Raises ClusterError."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anybody
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")  # a run without a share of a card sees none
+    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # what is asked after the end must not begin a cluster
     try:
         import ray
     except ImportError:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dreamerxl.cluster.connect import ClusterError
 from dreamerxl.config import Settings
 from dreamerxl.distillation.timesteps import plan_steps
 from dreamerxl.training.memory import GB
 
 EMBEDDED_GPU = 0.25  # of a card: the embedded model is bound by launches, and four of them share one without waiting much
 EMBEDDED_MEMORY = 1.5 * GB  # of main memory: a process with the model, as measured, and room for its scenes
-LARGE_MEMORY = 16 * GB  # while SDXL's weights pass through on their way to the card
+LARGE_MEMORY = 10 * GB  # while SDXL's weights pass through on their way to the card
 ENCODING = 2.0  # evaluations' worth of work that a view's encoding, forward and back, stands for
 
 
@@ -31,6 +33,9 @@ class Needs:
         """Whether a machine with that much of each resource has room."""
         return self.cpus <= free.get("CPU", 0) and self.gpus <= free.get("GPU", 0) and self.memory <= free.get("memory", 0)
 
+    def __str__(self) -> str:
+        return f"{self.cpus} processors, {self.gpus:g} cards and {self.memory / GB:.1f} GB of memory"
+
     def taken_from(self, free: dict[str, float]) -> dict[str, float]:
         """What is left of a machine."""
         taken = {"CPU": self.cpus, "GPU": self.gpus, "memory": self.memory}
@@ -45,6 +50,12 @@ def needs_of(settings: Settings, cards: bool, cpus: int = 1, gpus: float | None 
     elif gpus is None:
         gpus = EMBEDDED_GPU if embedded else 1.0
     return Needs(cpus, gpus, round(EMBEDDED_MEMORY if embedded else LARGE_MEMORY))
+
+
+def check(needs: Needs, machines: Sequence[dict[str, float]]) -> None:
+    """Refuse what none of some machines could ever have room for. Raises ClusterError."""
+    if not any(needs.fits(machine) for machine in machines):
+        raise ClusterError(f"No machine of the cluster has the {needs} that a run needs.")
 
 
 def cost(settings: Settings) -> float:

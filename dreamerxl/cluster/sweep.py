@@ -27,7 +27,7 @@ import torch
 from dreamerxl import __version__
 from dreamerxl.cluster.connect import ClusterError, connect, machines
 from dreamerxl.cluster.mirror import Mirror
-from dreamerxl.cluster.needs import Needs, cost, needs_of
+from dreamerxl.cluster.needs import Needs, check, cost, needs_of
 from dreamerxl.cluster.store import Store
 from dreamerxl.config import Settings
 from dreamerxl.errors import DreamerError
@@ -216,11 +216,7 @@ class Pool:
     def _check(self) -> None:
         """Refuse what no machine has room for, before anything starts."""
         for needs in {needs for needs, _ in self.waiting}:
-            if not any(needs.fits(machine) for machine in self.machines):
-                raise ClusterError(
-                    f"No machine of the cluster has the {needs.cpus} processors, {needs.gpus:g} cards and "
-                    f"{needs.memory / 2**30:.1f} GB of memory that a run needs."
-                )
+            check(needs, self.machines)
 
     def _open(self) -> None:
         """Start hosts for the longest tasks, as many as the machines have room for."""

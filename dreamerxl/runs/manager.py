@@ -29,6 +29,7 @@ from dreamerxl.runs.worker import Change, MakeTrainer, Pace, Pause, Resume, Stop
 KEPT_SNAPSHOTS = 4
 KEPT_RUNS = 24  # ended ones that are held with their curves; others are read again when they are asked for
 T = TypeVar("T")
+CarryOut = Callable[[Run, MakeTrainer, Pace, Callable[[], bool]], None]
 
 
 class Call:
@@ -58,13 +59,16 @@ class RunManager:
         *,
         warm: Settings | None = None,
         pace: Pace | None = None,
+        carry_out: CarryOut = carry_out,
     ):
-        """``warm``: settings whose model the worker loads, and takes one step with, before the first run."""
+        """``warm``: settings whose model the worker loads, and takes one step with, before the first run. ``carry_out``: what
+        takes a run to its end, if not the worker thread itself."""
         self.runs_dir = Path(runs_dir)
         self.limits = limits or Limits()
         self._make_trainer = make_trainer or Preparation()
         self._pace = replace(pace or Pace(), most_seconds=self.limits.seconds)
         self._warm = warm
+        self._carry_out = carry_out
         self._seen: dict[tuple[Path, int], RunView] = {}  # what was read from disk, by path and time of change
         self._changed = threading.Condition()  # guards the five below
         self._runs: dict[str, Run] = {}
@@ -284,7 +288,7 @@ class RunManager:
             if isinstance(entry, Call):
                 entry.carry_out(self._make_trainer)
                 continue
-            carry_out(entry, self._make_trainer, self._pace, others_wait=lambda: bool(self._waiting))
+            self._carry_out(entry, self._make_trainer, self._pace, lambda: bool(self._waiting))
             with self._changed:
                 self._current = None
                 self._finished.append(entry)

@@ -110,6 +110,7 @@ class Run:
         self.folder = folder
         self.start = start  # the folder of the run that this one goes on from
         self.submitted = submitted or view.settings
+        self.machine: Mapping[str, Any] | None = None  # what it trained on, where that was another machine
         self.mailbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._view = view
         self._lock = threading.Lock()  # guards the change of _view and the writing of run.json
@@ -208,7 +209,7 @@ class Run:
             "settings": self.submitted.to_dict(),
             "final_settings": view.settings.to_dict(),
             "versions": versions(),
-            "machine": machine(view.device),
+            "machine": dict(self.machine) if self.machine is not None else machine(view.device),
             "owner_key": view.owner_key,
             "goes_on_from": view.goes_on_from,
         }
