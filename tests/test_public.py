@@ -63,8 +63,13 @@ def finished(manager: RunManager, **changes: object) -> Run:
 def test_the_environment_is_read_strictly() -> None:
     assert read_limits({}) == read_limits({name: "" for name in VARIABLES}) == Limits()
     told = {"DREAMERXL_MOST_ITERATIONS": "400", "DREAMERXL_MOST_SECONDS": "600", "DREAMERXL_MOST_WAITING": "4"}
-    more = {"DREAMERXL_MOST_GAUSSIANS": "12000", "DREAMERXL_MOST_PIXELS": "131072", "DREAMERXL_MOST_OWN": "1"}
-    wanted = Limits(iterations=400, seconds=600, gaussians=12_000, pixels=131_072, waiting=4, own=1, replay=True)
+    more = {
+        "DREAMERXL_MOST_GAUSSIANS": "12000",
+        "DREAMERXL_MOST_PIXELS": "131072",
+        "DREAMERXL_MOST_OWN": "1",
+        "DREAMERXL_MOST_KEPT": "9",
+    }
+    wanted = Limits(iterations=400, seconds=600, gaussians=12_000, pixels=131_072, waiting=4, own=1, kept=9, replay=True)
     assert read_limits({**told, **more, "DREAMERXL_REPLAY": "1"}) == wanted
     for name, (_, low, high) in VARIABLES.items():
         for value in ("many", "-1", "0", "1.5", "1_0", "٣", str(high + 1), "9" * 400):
@@ -134,6 +139,18 @@ def test_a_run_ends_with_its_time_and_keeps_its_scenes(tmp_path: Path) -> None:
     assert run.wait(30)
     assert (run.view.status, run.view.reason) == ("stopped", "Stopped, with its scenes kept: a run may train for 1 s here.")
     assert run.view.iteration <= 20 and len([*run.folder.scenes.glob("*.ply")]) == 2  # a step takes 0.05 s at least
+    manager.close()
+
+
+def test_only_the_newest_runs_are_kept(tmp_path: Path) -> None:
+    manager = RunManager(tmp_path, fake_make_trainer())
+    old = [finished(manager) for _ in range(3)]
+    manager.close()
+    manager = RunManager(tmp_path, fake_make_trainer(), Limits(kept=2))
+    newest = finished(manager)
+    wait_until(lambda: len([*tmp_path.glob("*/run.json")]) == 2)
+    assert {view.id for view in manager.runs()} == {old[2].id, newest.id}
+    assert not old[0].folder.path.exists() and not old[1].folder.path.exists()
     manager.close()
 
 

@@ -23,6 +23,7 @@ VARIABLES = {  # of the environment: the field of Limits, the least and the most
     f"{PREFIX}PIXELS": ("pixels", 1024, 268_435_456),
     f"{PREFIX}WAITING": ("waiting", 1, 1000),
     f"{PREFIX}OWN": ("own", 1, 1000),
+    f"{PREFIX}KEPT": ("kept", 1, 1_000_000),
 }
 
 
@@ -36,6 +37,7 @@ class Limits:
     pixels: int | None = None  # of a side in an iteration, all views together
     waiting: int = 8  # runs and figures in the queue
     own: int | None = None  # runs of one visitor that wait or go on
+    kept: int | None = None  # ended runs on the disk; the oldest go
     replay: bool = False  # finished runs are shown, none is made
 
     def check(self, settings: Settings, runs: int = 1) -> None:

@@ -295,6 +295,14 @@ class RunManager:
                 if len(self._finished) > KEPT_SNAPSHOTS:
                     self._finished.popleft().forget_snapshot()
                 self._let_go_of_old()
+            self._delete_oldest()
+
+    def _delete_oldest(self) -> None:
+        """Where only so many ended runs are kept, remove the others."""
+        if self.limits.kept is not None:
+            for view in [view for view in self.runs() if view.ended][self.limits.kept :]:
+                with contextlib.suppress(DreamerError):
+                    self.delete(view.id)
 
     def _warm_up(self, settings: Settings) -> None:
         """Load the models and compile the kernels ahead of the first run; a failure is told to the run that meets it."""
