@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from dreamerxl.miniature import data
 from dreamerxl.miniature.accessories import ACCESSORIES
 from dreamerxl.miniature.data import draw
-from dreamerxl.miniature.judge import HEADS, SIDES, WEIGHTS, Judge, Verdict, load_judge, save_judge
+from dreamerxl.miniature.judge import HEADS, SIDES, UNSEEN, WEIGHTS, Judge, Verdict, load_judge, save_judge
 from dreamerxl.miniature.language import describe
 from dreamerxl.miniature.objects import OBJECTS
 from dreamerxl.miniature.train import augment, make_judge
-from dreamerxl.miniature.world import COATS, PATTERNS, Thing
+from dreamerxl.miniature.world import COATS, PATTERNS, Thing, is_reserved
 
 trained = pytest.mark.skipif(not (WEIGHTS / "model.safetensors").is_file(), reason="the judge is not trained yet")
 
@@ -57,10 +57,28 @@ def test_a_verdict_names_the_likeliest_of_each_head(judge: Judge) -> None:
         answers = {name: head(features) for name, head in judge.heads.items()}
     for i in range(4):
         assert verdict.objects[i] == list(OBJECTS)[int(answers["object"][i].argmax())]
-        assert verdict.coats[i] == COATS[int(answers["coat"][i].argmax())]
         assert verdict.patterns[i] == list(PATTERNS)[int(answers["pattern"][i].argmax())]
         assert verdict.worn[i] == ["", *ACCESSORIES][int(answers["worn"][i].argmax())]
     assert torch.allclose(verdict.sides.sum(1), torch.ones(4)) and verdict.sides.shape == (4, len(SIDES))
+
+
+def test_a_coat_that_was_never_seen_on_the_object_is_named_where_it_is_nearly_as_likely() -> None:
+    judge = make_judge(1).eval()
+    images, never = pictures(1), next(coat for coat in COATS if is_reserved(Thing("castle", coat)))
+    other = next(coat for coat in COATS if coat != never)
+
+    def named(lead: float) -> str:
+        with torch.no_grad():
+            for name, options in (("object", {"castle": 9.0}), ("coat", {never: 4.0, other: 4.0 + lead})):
+                judge.heads[name].weight.zero_()
+                names = list(OBJECTS) if name == "object" else list(COATS)
+                judge.heads[name].bias.copy_(torch.tensor([options.get(one, 0.0) for one in names]))
+        return judge.recognise(images).coats[0]
+
+    assert (named(UNSEEN - 0.1), named(UNSEEN + 0.1)) == (never, other)
+    with torch.no_grad():
+        judge.heads["object"].bias.copy_(torch.tensor([9.0 * (name == "duck") for name in OBJECTS]))
+    assert not is_reserved(Thing("duck", never)) and judge.recognise(images).coats[0] == other
 
 
 def test_pictures_of_other_sizes_are_judged_as_if_they_were_made_smaller(judge: Judge) -> None:

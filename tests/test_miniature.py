@@ -22,7 +22,6 @@ from dreamerxl.miniature.data import (
     Renders,
     draw,
     draw_sketch,
-    is_reserved,
     join,
     sketch_batch,
     sketchers,
@@ -30,7 +29,7 @@ from dreamerxl.miniature.data import (
 )
 from dreamerxl.miniature.language import FLAWS, MAX_TOKENS, make_tokenizer
 from dreamerxl.miniature.objects import OBJECTS
-from dreamerxl.miniature.world import COATS, PATTERNS, Thing
+from dreamerxl.miniature.world import COATS, PATTERNS, Thing, is_reserved
 
 NAMES = tuple(Renders.__dataclass_fields__)
 

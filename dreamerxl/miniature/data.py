@@ -20,7 +20,7 @@ from dreamerxl.miniature.accessories import ACCESSORIES
 from dreamerxl.miniature.language import FLAWS, MAX_TOKENS, caption, make_tokenizer
 from dreamerxl.miniature.objects import OBJECTS
 from dreamerxl.miniature.render import Scene, render
-from dreamerxl.miniature.world import COATS, PATTERNS, Thing, build_scene, draw_jumble, draw_thing
+from dreamerxl.miniature.world import COATS, PATTERNS, Thing, build_scene, draw_jumble, draw_thing, is_reserved
 
 SIZE = 128  # pixels
 BATCH = 64  # renders drawn together; part of the recipe, since one generator serves a batch
@@ -61,11 +61,6 @@ class Renders:
     def at(self, index: Tensor) -> Renders:
         """Some of the rows."""
         return self.map(lambda x: x[index])
-
-
-def is_reserved(thing: Thing) -> bool:
-    """One coat of each object, kept from the judge's training to ask it about unseen combinations."""
-    return (5 * list(OBJECTS).index(thing.object) + 3 * COATS.index(thing.seen_coat)) % len(COATS) == 0
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,9 @@
 
 It is trained apart from the generator, on renders of its own that are blurred, noised, shifted and set on other
 backgrounds, so that soft splats do not confuse it. The score is the cosine of an image and a text embedding, as CLIP's
-(Radford et al. 2021); the answers come from linear heads on the image embedding.
+(Radford et al. 2021); the answers come from linear heads on the image embedding. Of every object one coat was kept from the
+training, and a network believes too little in what it never saw: the answers make up for that (Chao et al. 2016, calibrated
+stacking).
 """
 
 from __future__ import annotations
@@ -23,13 +25,14 @@ from dreamerxl.guidance.words import readable
 from dreamerxl.miniature.accessories import ACCESSORIES
 from dreamerxl.miniature.language import MAX_TOKENS, make_tokenizer, vocabulary
 from dreamerxl.miniature.objects import OBJECTS
-from dreamerxl.miniature.world import COATS, PATTERNS
+from dreamerxl.miniature.world import COATS, PATTERNS, Thing, is_reserved
 
 WEIGHTS = Path(__file__).parent / "weights" / "judge"
 SIZE = 128  # pixels
 WIDTHS = (32, 64, 128, 192)
 EMBEDDING = 128
 SIDES = ("front", "left", "back", "right", "above")
+UNSEEN = 2.0  # a coat's logit on an object that it was never seen on is raised by this; more would cost answers elsewhere
 HEADS = {"object": len(OBJECTS), "coat": len(COATS), "pattern": len(PATTERNS), "worn": 1 + len(ACCESSORIES), "side": len(SIDES)}
 
 
@@ -123,14 +126,26 @@ class Judge(nn.Module):
         """Cosine [N] in -1..1 of pictures [N, 3, H, W] in 0..1 with a prompt; 1 is a perfect fit."""
         return self.embed_images(self.features(_resized(images))) @ self.embed_prompts([prompt])[0]
 
+    def answers(self, images: Tensor) -> dict[str, Tensor]:
+        """Logits [N, options] of each of HEADS for pictures [N, 3, H, W] in 0..1."""
+        features = self.features(_resized(images))
+        answers = {name: head(features) for name, head in self.heads.items()}
+        unseen = _never_seen().to(features.device)[answers["object"].argmax(1)]
+        return answers | {"coat": answers["coat"] + UNSEEN * unseen}
+
     @torch.no_grad()
     def recognise(self, images: Tensor) -> Verdict:
         """Names what pictures [N, 3, H, W] in 0..1 show."""
-        features = self.features(_resized(images))
-        answers = {name: head(features) for name, head in self.heads.items()}
+        answers = self.answers(images)
         names = {"object": list(OBJECTS), "coat": list(COATS), "pattern": list(PATTERNS), "worn": ["", *ACCESSORIES]}
         said = {name: [options[i] for i in answers[name].argmax(1).tolist()] for name, options in names.items()}
         return Verdict(said["object"], said["coat"], said["pattern"], said["worn"], answers["side"].softmax(1))
+
+
+@functools.cache
+def _never_seen() -> Tensor:
+    """[objects, coats] 1 where the judge's training had no such thing, else 0."""
+    return torch.tensor([[float(is_reserved(Thing(name, coat))) for coat in COATS] for name in OBJECTS])
 
 
 def _resized(images: Tensor) -> Tensor:

@@ -368,8 +368,8 @@ def augment(images: Tensor, mask: Tensor) -> Tensor:
 @torch.no_grad()
 def accuracy(judge: Judge, renders: Renders) -> str:
     """Share of pictures whose object, coat, and both are named right."""
-    seen = [judge.heads[name](judge.features(x.float() / 255)) for x in renders.images.split(256) for name in ("object", "coat")]
-    objects, coats = (torch.cat(seen[i::2]).argmax(1) for i in range(2))
+    answers = [judge.answers(x.float() / 255) for x in renders.images.split(256)]
+    objects, coats = (torch.cat([one[name] for one in answers]).argmax(1) for name in ("object", "coat"))
     object_right, coat_right = objects == renders.objects, coats == renders.coats
     shares: dict[str, Any] = {"object": object_right, "coat": coat_right, "both": object_right & coat_right}
     return ", ".join(f"{name} {value.float().mean().item():.2%}" for name, value in shares.items())
