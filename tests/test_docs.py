@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
+import shlex
 import subprocess
 import sys
 import textwrap
@@ -13,7 +15,8 @@ import pytest
 import torch
 from gaussian_data import drive, stable_diffusion_alphas
 
-from dreamerxl import reference
+import app
+from dreamerxl import __main__, reference
 from dreamerxl.config import Timesteps, Variant
 from dreamerxl.diffusion.schedule import Schedule
 from dreamerxl.distillation import METHODS
@@ -64,6 +67,17 @@ def test_every_setting_that_a_document_names_is_one() -> None:
     for page in PAGES:
         for name in said.findall(page.read_text(encoding="utf-8")):
             assert name in names, f"{page.name}: {name}"
+
+
+def test_the_command_lines_that_are_shown_are_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, command in __main__.COMMANDS.items():
+        monkeypatch.setitem(__main__.COMMANDS, name, dataclasses.replace(command, execute=lambda options, make_trainer: 0))
+    done = []
+    for page in PAGES:
+        for program, options in re.findall(r"python (-m dreamerxl|app\.py) ([^\n`#]+)", page.read_text(encoding="utf-8")):
+            parse = app.parser().parse_args if program == "app.py" else __main__.main
+            done.append(parse(shlex.split(options)))  # leaves, which fails, where something is not known
+    assert len(done) > 30
 
 
 def test_the_messages_that_are_explained_are_those_of_the_code() -> None:
