@@ -101,12 +101,13 @@ def test_what_cannot_be_served_is_said_before_anything_starts(tmp_path: Path) ->
 
 
 def test_visitors_are_told_what_is_too_much(tmp_path: Path) -> None:
-    with opened(tmp_path, Limits(50, 600, 2000, 128 * 128 * 2, waiting=2, own=1)) as (site, client):
+    with opened(tmp_path, Limits(50, 600, 2000, 128 * 128 * 2, waiting=2, own=1, kept=50)) as (site, client):
         visitor, other = newcomer(client), newcomer(client)
         shown = next(e["props"]["value"] for e in visitor.components.values() if e["props"].get("elem_id") == "limits")
         assert (
             "Here: at most 50 iterations a run, 600 s of training, 2,000 Gaussians on a side, 32,768 pixels an iteration" in shown
         )
+        assert "1 at a time for each visitor, 2 in the queue, the newest 50 runs are kept." in shown
         assert visitor.fire("gallery", data={"name": "duck"})["Iterations"] == 50  # the preset's 400 are not to be had
 
         visitor.fill(Iterations=51)

@@ -198,6 +198,8 @@ def limits(limits: Limits) -> str:
     if limits.own is not None:
         parts.append(f"{limits.own} at a time for each visitor")
     parts.append(f"{limits.waiting} in the queue")
+    if limits.kept is not None:
+        parts.append(f"the newest {limits.kept:,} runs are kept")
     return message(f"Here: {', '.join(parts)}.", "note")
 
 
