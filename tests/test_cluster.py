@@ -16,12 +16,14 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+import yaml
 from browser import growing_trainer, serving
 from test_sweep import TINY, plain
 from visitor import Visitor, wait_until
 
 pytest.importorskip("ray", reason="Ray has no wheel for this system or Python.")
 
+from dreamerxl.__main__ import main
 from dreamerxl.cluster.connect import ClusterError
 from dreamerxl.cluster.mirror import Mirror, apply
 from dreamerxl.cluster.needs import EMBEDDED_GPU, cost, needs_of
@@ -191,25 +193,34 @@ def test_what_no_machine_has_is_told_before_anything_starts(ray: Any, tmp_path: 
             list(executor.run(sleepers([1]), tmp_path, METRICS))
 
 
-def test_a_sweep_that_is_stopped_leaves_a_checkpoint_in_the_store(ray: Any, tmp_path: Path) -> None:
-    long = twelve(iterations=10_000)[0]
-    short = twelve()[1]
-    running = RayExecutor(hosts=1, store=(tmp_path / "store").as_uri()).run([long, short], tmp_path / "out", METRICS)
-    ending = threading.Timer(0, lambda: None)
+def test_a_sweep_that_is_interrupted_leaves_a_checkpoint_in_the_store(ray: Any, tmp_path: Path, capfd: Any) -> None:
+    """From the command line: the interrupt reaches the run, which ends after an iteration; what waits is not begun."""
+    settings = TINY | {"iterations": 10_000, "checkpoint_every": EVERY}
+    source = plain(settings=settings, prompts=["a red duck"], grid={"variants.method": ["sds"]})
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(source), encoding="utf-8")
 
     def interrupt() -> None:
-        wait_until(lambda: list(tmp_path.glob(f"store/runs/{long.id}/try-1/checkpoints/*")), 60)
+        wait_until(lambda: list(tmp_path.glob("store/runs/*/try-1/checkpoints/0*[1-9].safetensors")), 60)
         signal.raise_signal(signal.SIGINT)
 
-    ending = threading.Thread(target=interrupt, daemon=True)
-    ending.start()
-    with pytest.raises(KeyboardInterrupt):
-        next(running)
-    folder = tmp_path / "store" / "runs" / long.id / "try-1"
-    record = json.loads((folder / "run.json").read_text())
+    threading.Thread(target=interrupt, daemon=True).start()
+    store = (tmp_path / "store").as_uri()
+    command = ["sweep", str(tmp_path / "sweep.yaml"), "--out", str(tmp_path / "out"), "--executor", "ray", "--jobs", "1"]
+    assert main([*command, "--store", store]) == 130
+    assert "goes on from here" in capfd.readouterr().err and (tmp_path / "out" / "report.html").exists()
+    (folder,) = (tmp_path / "store" / "runs").iterdir()
+    record = json.loads((folder / "try-1" / "run.json").read_text())
     assert record["status"] == "stopped" and "goes on from here" in record["reason"]
-    assert [int(path.stem) for path in (folder / "checkpoints").iterdir()][-1] > 0
-    assert not (tmp_path / "store" / "runs" / short.id).exists()
+    assert checkpoint.latest(folder / "try-1" / "checkpoints").stem == f"{record['iteration']:07d}"
+
+
+@pytest.mark.parametrize(
+    "options", [["--store", "s3://b"], ["--address", "auto"], ["--gpus", "1"], ["--executor", "ray", "--gpus", "-1"]]
+)
+def test_options_that_do_not_fit_are_refused(options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(plain()), encoding="utf-8")
+    assert main(["sweep", str(tmp_path / "sweep.yaml"), "--out", str(tmp_path / "out"), *options]) == 2
+    assert options[-2] in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("place", ["memory://{}", "file://{}", "{}"])
