@@ -44,7 +44,7 @@ from dreamerxl.web.serve import make_site
 from dreamerxl.web.viewer import stage_of
 
 METRICS = ("pixel distance",)
-EVERY = 4  # iterations between two checkpoints
+EVERY = 2  # iterations between two checkpoints
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def ray() -> Iterator[Any]:
 def twelve(iterations: int = 2) -> list[Task]:
     """Twelve runs of one side each on the embedded model, the last of more iterations."""
     settings = TINY | {"device": "cpu", "iterations": iterations, "checkpoint_every": EVERY, "initialization.count": 30}
-    grid = {"variants.method": ["sds", "ism"]}
+    grid = {"variants.method": ["sds", "csd"]}  # they ask the model least
     tasks = read_sweep(plain(settings=settings, sides_per_run=1, seeds=[0, 1, 2], grid=grid)).tasks()
     assert len(tasks) == 12
     return tasks
@@ -90,7 +90,7 @@ def kill_one(scratch: Path, told: list[int]) -> None:
 
 @pytest.mark.usefixtures("ray")
 def test_a_sweep_on_a_cluster_gives_the_same_bits_though_a_host_is_killed(tmp_path: Path) -> None:
-    tasks, done = twelve(iterations=7), []
+    tasks, done = twelve(iterations=5), []
     local = dict(LocalExecutor(threads=1).run(tasks, tmp_path / "local", METRICS))
     hunter = threading.Thread(target=kill_one, args=(tmp_path / "scratch", done), daemon=True)
     hunter.start()
@@ -108,7 +108,7 @@ def test_a_sweep_on_a_cluster_gives_the_same_bits_though_a_host_is_killed(tmp_pa
     newest = max(int(path.stem) for path in (again.parent / "try-1" / "checkpoints").glob("*"))
     assert first == 0 and newest == EVERY and 0 < done[0] - newest <= EVERY, "one interval at most was lost"
     lines = [json.loads(line)["iteration"] for line in (again / "metrics.jsonl").read_text().splitlines()]
-    assert lines == list(range(1, 8)), "every iteration once"
+    assert lines == list(range(1, 6)), "every iteration once"
     assert {task.id for task in tasks} == {path.stem for path in (tmp_path / "cluster" / "outcomes").iterdir()}
 
 

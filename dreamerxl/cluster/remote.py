@@ -55,6 +55,7 @@ class Order:
     submitted: Settings
     pace: Pace
     before: tuple[Change, ...]  # the folder that it goes on from; empty where it begins
+    commands: tuple[Any, ...] = ()  # that came before it began
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,8 @@ class Station:
         apply(before, order.before)
         view = replace(order.view, folder=folder.path, status="queued", owner=None, snapshot=None)
         run = Run(view, folder, order.submitted, before if order.before else None)
+        for command in order.commands:
+            run.mailbox.put(command)
         self.run, self.mirror, self.told = run, Mirror(folder.path, OWN), None
         arguments = (run, self.make_trainer, order.pace, lambda: self.others_wait)
         self.thread = threading.Thread(target=carry_out, args=arguments, name="dreamerxl-station", daemon=True)
@@ -167,16 +170,19 @@ class Lane:
         self._let_go()
 
     def _carry_out(self, run: Run, pace: Pace, others_wait: Callable[[], bool]) -> None:
+        commands: list[Any] = []
         for attempt in range(MOST_LOSSES):
-            paused = run.view.status == "paused"
+            if run.view.status == "paused":
+                commands.append(Pause())
             if attempt:
                 run.record("recovered", lost(run), status="loading", stage=WAITING, reason="")
             try:
                 station = self._station(run)
-                order = Order(portable(run.view), run.submitted, pace, folder_before(run))
+                while not run.mailbox.empty():
+                    commands.append(run.next_command(0.0))
+                order = Order(portable(run.view), run.submitted, pace, folder_before(run), tuple(commands))
                 self.ray.get(station.begin.remote(order))
-                if paused:
-                    station.obey.remote(Pause())
+                commands.clear()
                 return self._follow(run, station, others_wait, len(order.view.events))
             except self.ray.exceptions.RayActorError as error:
                 run.folder.log_error(error)
