@@ -374,8 +374,8 @@ def test_a_run_pauses_before_its_first_iteration_and_one_that_no_machine_has_roo
     assert run.view.iteration == 0
     manager.stop(run.id)
     assert run.wait(20) and run.view.status == "stopped"
-    lane.machines = [{"CPU": 0.0}]
+    lane.threads = 64
     impossible = manager.submit(Settings(prompt="a ball", model="embedded", iterations=5))
     assert impossible.wait(20) and impossible.view.status == "failed"
-    assert impossible.view.reason.startswith("No machine of the cluster has the 1 processors")
+    assert impossible.view.reason.startswith("No machine of the cluster has the 64 processors")
     assert manager.close()

@@ -140,8 +140,7 @@ class Lane:
         ClusterError."""
         self.ray = connect(address)
         self.gpus, self.make_trainer = gpus, make_trainer
-        self.machines = machines(self.ray)
-        widest = max((int(found.get("CPU", 0)) for found in self.machines), default=0)
+        widest = max((int(found.get("CPU", 0)) for found in machines(self.ray)), default=0)
         self.threads = threads or max(1, min(MOST_THREADS, widest))
         self.station: Any = None
         self.needs: Needs | None = None  # of the run that the station was made for
@@ -165,7 +164,7 @@ class Lane:
     def close(self) -> None:
         """Let go of the station."""
         if self.station is not None:
-            with contextlib.suppress(self.ray.exceptions.RayError):
+            with contextlib.suppress(Exception):  # the cluster may be gone
                 self.ray.get(self.station.close.remote(), timeout=10)
         self._let_go()
 
@@ -191,9 +190,10 @@ class Lane:
 
     def _station(self, run: Run) -> Any:
         """The station for a run, made where there is none that fits. Raises Withdrawn where the run was stopped meanwhile."""
-        cards = any(found.get("GPU", 0) > 0 for found in self.machines)
+        there = machines(self.ray)
+        cards = any(found.get("GPU", 0) > 0 for found in there)
         needs = needs_of(run.view.settings, cards, self.threads, self.gpus)
-        check(needs, self.machines)
+        check(needs, there)
         if self.station is None or needs != self.needs:
             self.close()
             actor = self.ray.remote(Station).options(max_concurrency=4, **needs.options())
@@ -212,7 +212,11 @@ class Lane:
         while True:
             command = run.next_command(NEWS_S)
             if command is not None:
-                self.ray.get(station.obey.remote(command))
+                try:
+                    self.ray.get(station.obey.remote(command))
+                except self.ray.exceptions.RayActorError:
+                    run.mailbox.put(command)  # for the next machine
+                    raise
             if run.view.ended:  # it was stopped while it was loading
                 self.ray.get(station.obey.remote(Stop(run.view.reason)))
                 return
@@ -223,7 +227,8 @@ class Lane:
 
     def _let_go(self) -> None:
         if self.station is not None:
-            self.ray.kill(self.station)
+            with contextlib.suppress(Exception):  # the cluster may be gone
+                self.ray.kill(self.station)
         self.station = self.needs = None
 
 
