@@ -7,6 +7,8 @@ import json
 import os
 import secrets
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -238,6 +240,15 @@ def test_a_store_gives_back_what_was_put(place: str, tmp_path: Path) -> None:
     store.remove("runs/x/a.bin")
     store.remove("runs/x/a.bin")
     assert store.names("runs/x") == ["runs/x/deep/b.bin"]
+
+
+def test_an_address_where_nobody_listens_is_told_at_once(tmp_path: Path) -> None:
+    """In a process of its own: one that has joined a cluster keeps it."""
+    source = "from dreamerxl.cluster.connect import connect; connect('127.0.0.1:1')"
+    said = subprocess.run(
+        [sys.executable, "-c", source], capture_output=True, text=True, timeout=60, cwd=Path(__file__).parent.parent
+    )
+    assert "ClusterError: There is no Ray cluster at '127.0.0.1:1': " in said.stderr
 
 
 def test_a_store_that_cannot_be_had_is_told_in_a_sentence(tmp_path: Path) -> None:

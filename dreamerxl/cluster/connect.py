@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 import os
+import socket
 from typing import Any
 
 from dreamerxl.errors import DreamerError
 
+KNOCK_S = 10.0
 INSTALL = "pip install -r requirements-cluster.txt"
 
 
@@ -35,12 +37,20 @@ def connect(address: str | None = None) -> Any:
         if address is None:
             module.init(include_dashboard=False, **quiet)
         else:
+            if address != "auto":
+                knock(address)
             module.init(address=address, **quiet)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         where = "on this machine" if address in (None, "auto") else f"at {address!r}"
         said = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise ClusterError(f"There is no Ray cluster {where}: {said}. 'ray start --head' starts one.") from None
     return module
+
+
+def knock(address: str) -> None:
+    """Whether anybody listens at an address; Ray itself would wait for minutes. Raises OSError or ValueError."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_S).close()
 
 
 def machines(ray: Any) -> list[dict[str, float]]:
