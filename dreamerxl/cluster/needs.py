@@ -12,7 +12,7 @@ from dreamerxl.distillation.timesteps import plan_steps
 from dreamerxl.training.memory import GB
 
 EMBEDDED_GPU = 0.25  # of a card: the embedded model is bound by launches, and four of them share one without waiting much
-EMBEDDED_MEMORY = 1.5 * GB  # of main memory: a process with the model, as measured, and room for its scenes
+EMBEDDED_MEMORY = 1.5 * GB  # of main memory: a process with the model holds 0.9 GB, the rest is room
 LARGE_MEMORY = 10 * GB  # while SDXL's weights pass through on their way to the card
 ENCODING = 2.0  # evaluations' worth of work that a view's encoding, forward and back, stands for
 
