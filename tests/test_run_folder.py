@@ -14,9 +14,10 @@ from fake_training import ball, fake_make_trainer
 import dreamerxl
 from dreamerxl.config import Settings
 from dreamerxl.errors import DreamerError, RunFolderError
+from dreamerxl.files import replacing
 from dreamerxl.gaussians.scene import freeze
 from dreamerxl.runs.curves import Curves
-from dreamerxl.runs.folder import RunFolder, replacing
+from dreamerxl.runs.folder import RunFolder
 from dreamerxl.runs.manager import RunManager
 from dreamerxl.runs.run import ID_PATTERN, new_id, read_run
 from dreamerxl.runs.snapshot import METRICS

@@ -21,12 +21,12 @@ import numpy as np
 import torch
 
 from dreamerxl.errors import WeightsError
+from dreamerxl.files import replacing
 from dreamerxl.guidance.hub import Say, silent
 from dreamerxl.lab.clip_score import NAMES, load_clip
 from dreamerxl.lab.lpips import Net, load_lpips, neighbour_distance
 from dreamerxl.runs.capture import run_sides
 from dreamerxl.runs.drawing import orbit, pictures
-from dreamerxl.runs.folder import replacing
 from dreamerxl.runs.run import read_run
 
 Metric: TypeAlias = Callable[[np.ndarray, str], "float | None"]  # renders [V, H, W, 3] uint8 of a turn, prompt

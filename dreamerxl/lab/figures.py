@@ -22,6 +22,7 @@ from PIL import Image, ImageDraw
 
 from dreamerxl.config import Settings, Variant
 from dreamerxl.errors import SettingsError
+from dreamerxl.files import replacing
 from dreamerxl.gaussians.rasterize import rasterize
 from dreamerxl.gaussians.scene import FrozenSplats, activate, freeze
 from dreamerxl.guidance.hub import Say, silent
@@ -31,7 +32,6 @@ from dreamerxl.lab.probe import probe, probe_cameras, spread
 from dreamerxl.lab.toy import ToySettings, try_proposition
 from dreamerxl.lab.toy_figures import figure_3, proposition_figure
 from dreamerxl.runs.drawing import GREY, INK, LINE, WHITE, camera, extent, fitted, font_for, orbit, pictures
-from dreamerxl.runs.folder import replacing
 from dreamerxl.runs.marks import take_marks
 from dreamerxl.runs.snapshot import INFERNO, PICTURES, color_map, take_sides
 from dreamerxl.runs.worker import MakeTrainer

@@ -13,11 +13,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dreamerxl.files import replacing
 from dreamerxl.lab.evaluate import HIGHER
 from dreamerxl.lab.plot import COLORS, Panel, boxed, limits, page
 from dreamerxl.lab.statistics import Estimate, Key, estimate, paired, units
 from dreamerxl.lab.sweep import Sweep, is_done, read_outcome
-from dreamerxl.runs.folder import replacing
 
 MOST_ROWS = 24  # of thumbnails
 GREY = "#9aa0a6"

@@ -25,8 +25,8 @@ import yaml
 
 from dreamerxl.config import LARGEST_FILE, Settings, load_preset, preset_names
 from dreamerxl.errors import SettingsError
+from dreamerxl.files import replacing
 from dreamerxl.lab.evaluate import ALL, EMBEDDED
-from dreamerxl.runs.folder import replacing
 
 PROBED = ("pseudo truth spread", "target spread", "gradient spread")  # of the final scene under several noises (lab.probe)
 MOST_SIDES = 4

@@ -11,6 +11,7 @@ import imageio_ffmpeg
 import numpy as np
 from PIL import Image, ImageDraw
 
+from dreamerxl.files import replacing
 from dreamerxl.gaussians.scene import FrozenSplats
 from dreamerxl.runs.drawing import (
     ELEVATION_DEG,
@@ -31,7 +32,6 @@ from dreamerxl.runs.drawing import (
     header_height,
     pictures,
 )
-from dreamerxl.runs.folder import replacing
 from dreamerxl.runs.growth import scenes_at
 from dreamerxl.runs.metadata import mp4_options
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from dreamerxl.errors import SettingsError
+from dreamerxl.files import replacing
 from dreamerxl.runs.drawing import (
     ELEVATION_DEG,
     GAP,
@@ -28,7 +29,6 @@ from dreamerxl.runs.drawing import (
     pictures,
     wrapped,
 )
-from dreamerxl.runs.folder import replacing
 from dreamerxl.runs.metadata import png_chunk
 
 DIRECTIONS = {0: "front", 90: "left", 180: "back", 270: "right"}

@@ -16,9 +16,9 @@ from PIL import Image
 
 from dreamerxl.config import Settings
 from dreamerxl.errors import DreamerError
+from dreamerxl.files import replacing
 from dreamerxl.runs.capture import ALWAYS, run_sides
 from dreamerxl.runs.drawing import camera, extent, pictures
-from dreamerxl.runs.folder import replacing
 from dreamerxl.runs.manager import RunManager
 from dreamerxl.runs.run import Run, RunView
 from dreamerxl.web import takeaway

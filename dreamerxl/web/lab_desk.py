@@ -27,12 +27,12 @@ import yaml
 
 from dreamerxl.config import Settings, parse_value
 from dreamerxl.errors import DreamerError, SettingsError
+from dreamerxl.files import replacing
 from dreamerxl.guidance.hub import Say
 from dreamerxl.lab.executor import LocalExecutor
 from dreamerxl.lab.figures import FIGURES, TOYS, make_figure
 from dreamerxl.lab.report import forest, gather, summarize, write_report
 from dreamerxl.lab.sweep import Case, Sweep, write_outcome
-from dreamerxl.runs.folder import replacing
 from dreamerxl.runs.manager import RunManager, check_runnable
 from dreamerxl.runs.run import ID_PATTERN, key_of, new_id
 from dreamerxl.runs.worker import MakeTrainer

@@ -18,9 +18,9 @@ import numpy as np
 import torch
 import viser
 
+from dreamerxl.files import replacing
 from dreamerxl.gaussians.scene import FrozenSplats, covariances
 from dreamerxl.runs.drawing import Caption, Side, extent
-from dreamerxl.runs.folder import replacing
 from dreamerxl.runs.growth import scenes_at
 from dreamerxl.runs.metadata import html_script
 

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from dreamerxl.errors import DreamerError
+from dreamerxl.files import replacing
 from dreamerxl.gaussians.export import FORMATS, export
 from dreamerxl.runs.capture import CAPTURES, make_capture, run_caption, run_sides
-from dreamerxl.runs.folder import RunFolder, explained, replacing
+from dreamerxl.runs.folder import RunFolder, explained
 from dreamerxl.runs.growth import moments
 from dreamerxl.runs.metadata import describe, to_text
 from dreamerxl.runs.run import RunView
