@@ -16,7 +16,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -326,6 +326,33 @@ def alone_for(bench: Bench, count: int) -> float:
     return bench.once(run) / count
 
 
+def cards(bench: Bench) -> None:
+    """Whole iterations with every card of the machine against the first alone: a pair, and a single run's views."""
+    count, some = (2, 2) if bench.tiny else (torch.cuda.device_count(), 12)
+    if count < 2:
+        say("one card only")
+        return
+    guidance = random_guidance(bench.device, bench.guidance.dtype, bench.tiny)
+    places = [bench.device if bench.tiny else torch.device("cuda", index) for index in range(1, count)]
+    guidance.others = tuple(guidance.copy_on(place) for place in places)
+    shared = replace(bench, guidance=guidance)
+    for name, variants in (("pair", [ISM, TSM]), ("single run", [TSM])):
+        one, _ = iterations(bench, variants, some)
+        many, timing = iterations(shared, variants, some)
+        bench.found[f"cards {name}"] = one / many
+        say(f"{name}: {one:.0f} ms on one card, {many:.0f} ms on {count}: {one / many:.2f} times as fast")
+        say("   " + ", ".join(f"{stage} {ms:.1f}" for stage, ms in timing.items()) + " ms")
+        say(f"   gradients of both ways: {apart(bench, shared, variants):.2%} of the norm apart")
+
+
+def apart(bench: Bench, shared: Bench, variants: Sequence[Variant]) -> float:
+    """How far the image gradients of the two ways lie apart: other numbers of rows are rounded otherwise."""
+    images, noise = bench.images(bench.views * len(variants)), bench.noise()
+    plans = plans_for(bench, TIMESTEPS[3], variants)
+    ours, theirs = (guided(each, images, plans, variants, noise) for each in (shared, bench))
+    return ((ours - theirs).norm() / theirs.norm()).item()
+
+
 def long(bench: Bench) -> None:
     """Fifty iterations: everything stays finite, the scene grows, and it can be written; an infinite pixel is caught."""
     count = 6 if bench.tiny else 50
@@ -413,6 +440,7 @@ SECTIONS: dict[str, Callable[[Bench], None]] = {
     "baseline": baseline,
     "pair": pair,
     "loop": loop,
+    "cards": cards,
     "long": long,
     "small": small,
 }
@@ -431,6 +459,8 @@ def table(bench: Bench) -> None:
         ("pair against one TSM run, whole iteration", found.get("pair"), 1.8, 1.6, False, ".2f"),
         ("peak memory of a single run, GiB", found.get("memory"), 40, 24, False, ".1f"),
         ("whole iteration over guidance alone", found.get("loop"), 1.10, 1.05, False, ".3f"),
+        ("pair on every card against one, times as fast", found.get("cards pair"), 1.7, 2.0, True, ".2f"),
+        ("single run on every card against one", found.get("cards single run"), 1.7, 2.0, True, ".2f"),
     ]
     say(f"\n{'what':<48}{'found':>9}{'bar':>8}{'goal':>8}")
     for what, value, bar, goal, more, shape in lines:

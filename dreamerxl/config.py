@@ -270,6 +270,9 @@ class Settings:
     prompt: str = setting("", "what to make, in words")
     model: str = setting("auto", "auto, embedded, or a diffusers folder, hub id or single .safetensors file")
     device: Literal["auto", "cpu", "cuda"] = setting("auto", "where to run; auto takes CUDA where there is a card")
+    cards: int | None = setting(
+        None, "CUDA cards that share a run's pictures and predictions; empty: every idle one for a large model", low=1, high=64
+    )
     iterations: int = setting(2500, "training iterations", low=1, high=1_000_000)
     seed: int = setting(0, "seed of every random draw of the run", low=0, high=2**31 - 1)
     variants: tuple[Variant, ...] = field(

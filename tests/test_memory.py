@@ -28,7 +28,7 @@ def sdxl() -> Any:
         )
 
     unet, vae = part(2_567_000_000, 320), part(84_000_000, 128)
-    return SimpleNamespace(unet=unet, vae=vae, resolution=1024, latent_size=128, dtype=torch.bfloat16)
+    return SimpleNamespace(unet=unet, vae=vae, resolution=1024, latent_size=128, dtype=torch.bfloat16, others=())
 
 
 def settings(*variants: Variant, **changes: Any) -> Settings:

@@ -48,7 +48,7 @@ def needs_of(settings: Settings, cards: bool, cpus: int = 1, gpus: float | None 
     if settings.device == "cpu" or not cards:
         gpus = 0.0
     elif gpus is None:
-        gpus = EMBEDDED_GPU if embedded else 1.0
+        gpus = EMBEDDED_GPU if embedded else float(settings.cards or 1)
     return Needs(cpus, gpus, round(EMBEDDED_MEMORY if embedded else LARGE_MEMORY))
 
 

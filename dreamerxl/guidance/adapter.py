@@ -9,7 +9,7 @@ Stable Diffusion 1.5, 2.1 (v-prediction), SDXL and the embedded model differ in 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -20,6 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from dreamerxl.diffusion.schedule import Schedule
 from dreamerxl.guidance import words
+from dreamerxl.guidance.cards import copied, share
 from dreamerxl.guidance.conditioning import Conditioning
 from dreamerxl.guidance.encoder import FrozenEncoder, is_supported
 from dreamerxl.guidance.fast_unet import Compiled, accelerate
@@ -51,6 +52,7 @@ class Guidance:
     zeros_for_empty: bool = False  # trained with zeros where there is no prompt (SDXL)
     notes: tuple[str, ...] = ()  # sentences for the visitor about how it was loaded
     encode_at_once: int | None = None  # images; more are encoded in turns and once again for the backward. None: no limit
+    others: tuple[Guidance, ...] = ()  # the same model on other cards, each of which takes its share (see cards)
     _embedded: dict[tuple[str, ...], Conditioning] = field(init=False, default_factory=dict)  # of the runs before, by their texts
 
     def __post_init__(self) -> None:
@@ -86,8 +88,17 @@ class Guidance:
         if images.shape[-2:] != (self.resolution, self.resolution):
             size = (self.resolution, self.resolution)
             images = F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True)
+        return share((self, *self.others), Guidance._encode, images)
+
+    def _encode(self, images: Tensor) -> Tensor:
         mean = self._posterior_mean((images * 2 - 1).to(self.vae.dtype)).float()
         return (mean - (self.vae.config.shift_factor or 0.0)) * self.vae.config.scaling_factor
+
+    def copy_on(self, device: torch.device) -> Guidance:
+        """The same model on another card, to encode and to predict there. To be made before the first prediction, which
+        changes the UNet for the card that it is on."""
+        unet, vae = copied(self.unet, device), copied(self.vae, device)
+        return replace(self, unet=unet, vae=vae, tokenizers=[], text_encoders=[], device=device, others=())
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
@@ -132,7 +143,10 @@ class Guidance:
     def predict(self, latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
         """Noise predictions eps [R, C, h, w] for latents [R, C, h, w], each row at its own timestep [R] and prompt."""
         prompts = [part for part in (conditioning.hidden, conditioning.pooled, conditioning.time_ids) if part is not None]
-        return self._network(latents, timesteps, *prompts)
+        return share((self, *self.others), Guidance._predict, latents, timesteps, *prompts)
+
+    def _predict(self, *rows: Tensor) -> Tensor:
+        return self._network(*rows)
 
     def _posterior_mean(self, images: Tensor) -> Tensor:
         """Mean of the VAE's posterior, images in -1..1."""

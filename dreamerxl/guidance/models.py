@@ -16,7 +16,7 @@ import torch
 
 from dreamerxl.config import Weights
 from dreamerxl.errors import DeviceError, DreamerError, WeightsError
-from dreamerxl.guidance.adapter import Guidance
+from dreamerxl.guidance.adapter import WORTH_COMPILING, Guidance
 from dreamerxl.guidance.hub import Say, cached_folder, fetch, silent
 from dreamerxl.guidance.lora import apply_loras, parse_loras
 from dreamerxl.guidance.parts import ALLOW, PICKLED, Parts, load_folder, load_vae, quietly, wanted_files
@@ -48,6 +48,29 @@ def pick_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(name)
+
+
+def check_cards(device: torch.device, wanted: int | None) -> None:
+    """Raises DeviceError where there are not as many cards as Settings.cards asks for."""
+    there = torch.cuda.device_count() if device.type == "cuda" else 1
+    if wanted is not None and wanted > there:
+        where = f"this machine has {there}" if device.type == "cuda" else "the run is on the CPU, which counts as one"
+        raise DeviceError(f"cards is {wanted}, but {where}; at most {there} is accepted here, or no number.")
+
+
+def pick_others(device: torch.device, wanted: int | None, weights: int) -> list[torch.device]:
+    """The cards that work beside ``device`` on a model of so many weights. wanted: as Settings.cards; None takes those of
+    the same kind that nobody uses, where the model is large enough to gain."""
+    if device.type != "cuda" or (wanted is None and weights < WORTH_COMPILING):
+        return []
+    first = torch.cuda.current_device() if device.index is None else device.index
+    others = [torch.device("cuda", index) for index in range(torch.cuda.device_count()) if index != first]
+    return others[: wanted - 1] if wanted is not None else [other for other in others if _is_idle_like(first, other)]
+
+
+def _is_idle_like(first: int, other: torch.device) -> bool:
+    free, total = torch.cuda.mem_get_info(other)
+    return torch.cuda.get_device_name(first) == torch.cuda.get_device_name(other) and free > 0.9 * total
 
 
 def resolve(name: str, device: torch.device | str) -> ModelChoice:

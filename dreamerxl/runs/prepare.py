@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import gc
+from typing import Any
 
 import numpy as np
 import torch
 
-from dreamerxl.config import Settings, Weights
+from dreamerxl.config import Settings
 from dreamerxl.errors import WeightsError
 from dreamerxl.gaussians.ply import Points
 from dreamerxl.guidance.hub import Say, silent
-from dreamerxl.guidance.models import EMBEDDED, Guidance, ModelChoice, load_guidance, pick_device, resolve
+from dreamerxl.guidance.models import (
+    EMBEDDED,
+    Guidance,
+    ModelChoice,
+    check_cards,
+    load_guidance,
+    pick_device,
+    pick_others,
+    resolve,
+)
 from dreamerxl.guidance.shap_e import points_from_text
 from dreamerxl.runs.marks import Judge
 from dreamerxl.runs.worker import Prepared
@@ -25,25 +35,28 @@ class Preparation:
     """The default ``make_trainer``: keeps the last guidance, so that a run with the same model starts without loading it."""
 
     def __init__(self) -> None:
-        self._key: tuple[str, str, str, Weights] | None = None
+        self._key: tuple[Any, ...] | None = None
         self._guidance: Guidance | None = None
 
     def __call__(self, settings: Settings, say: Say = silent) -> Prepared:
         """``say`` hears what is being downloaded and read."""
         device = pick_device(settings.device)
+        check_cards(device, settings.cards)
         choice = resolve(settings.model, device)
         guidance = self._guidance_for(choice, settings, str(device), say)
         notices = guidance.check_prompt(settings.prompt, settings.prompting.negative_prompt)
         if settings.model == "auto":
             notices = [choice.reason, *notices]
         cloud, told = first_points(settings, device, say)
+        cards = (guidance, *guidance.others)
         profile, memory = fit(settings, guidance)
-        guidance.encode_at_once = profile.encode_at_once
+        for card in cards:
+            card.encode_at_once = profile.encode_at_once
         for sentence in memory:
             say(sentence)
         notices = [*notices, *guidance.notes, *told, *memory]
         return Prepared(
-            Trainer(settings, guidance, profile.max_rows, cloud=cloud),
+            Trainer(settings, guidance, profile.max_rows and profile.max_rows * len(cards), cloud=cloud),
             guidance.decode,
             guidance.label,
             str(guidance.device),
@@ -52,12 +65,14 @@ class Preparation:
         )
 
     def _guidance_for(self, choice: ModelChoice, settings: Settings, device: str, say: Say) -> Guidance:
-        key = (choice.kind, choice.source, device, settings.weights)
+        key = (choice.kind, choice.source, device, settings.weights, settings.cards)
         if self._guidance is None or self._key != key:
             self._guidance = self._key = None  # two large models do not fit beside each other
             gc.collect()
-            self._guidance = load_guidance(settings.model, device, settings.weights, say)
-            self._key = key
+            guidance = load_guidance(settings.model, device, settings.weights, say)
+            others = pick_others(guidance.device, settings.cards, sum(part.numel() for part in guidance.unet.parameters()))
+            guidance.others = tuple(guidance.copy_on(other) for other in others)
+            self._guidance, self._key = guidance, key
         return self._guidance
 
 

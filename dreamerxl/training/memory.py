@@ -43,9 +43,9 @@ def choose_profile(settings: Settings, guidance: Guidance, free: int, total: int
 
 
 def need_bytes(settings: Settings, guidance: Guidance, profile: Profile) -> int:
-    """About what a run needs on the card, its weights included."""
+    """About what a run needs on its first card, weights included; others that share it need less."""
     unet, vae = guidance.unet, guidance.vae
-    images, rows = views_of(settings), rows_of(settings)
+    images, rows = (-(-count // (1 + len(guidance.others))) for count in (views_of(settings), rows_of(settings)))
     at_once, rows = min(images, profile.encode_at_once or images), min(rows, profile.max_rows or rows)
     image = guidance.resolution**2 * vae.config.block_out_channels[0] * vae.dtype.itemsize
     row = guidance.latent_size**2 * unet.config.block_out_channels[0] * guidance.dtype.itemsize
@@ -77,22 +77,24 @@ def fit(settings: Settings, guidance: Guidance) -> tuple[Profile, tuple[str, ...
     """The profile for a run on this machine, and a sentence with need and free memory; no sentence on a CPU."""
     if guidance.device.type != "cuda":
         return PROFILES[0], ()
-    free, total = card_memory(guidance.device)
+    cards = (guidance, *guidance.others)
+    free, total = min(card_memory(card.device) for card in cards)
     free += weight_bytes(guidance)  # they are on the card already, and part of the need
     profile = choose_profile(settings, guidance, free, total)
-    return profile, (sentence(settings, profile, need_bytes(settings, guidance, profile), free, total),)
+    return profile, (sentence(settings, profile, need_bytes(settings, guidance, profile), free, total, len(cards)),)
 
 
-def sentence(settings: Settings, profile: Profile, need: int, free: int, total: int) -> str:
+def sentence(settings: Settings, profile: Profile, need: int, free: int, total: int, cards: int = 1) -> str:
     """What the visitor is told before the run starts. Bytes."""
-    images, rows = views_of(settings), rows_of(settings)
+    images, rows = (-(-count // cards) for count in (views_of(settings), rows_of(settings)))
     ways = []
     if profile.encode_at_once is not None and profile.encode_at_once < images:
         ways.append(f"{profile.encode_at_once} of {images} pictures encoded at a time")
     if profile.max_rows is not None and profile.max_rows < rows:
         ways.append(f"at most {profile.max_rows} rows a network call")
     how = ", ".join(ways) or "everything at once"
-    text = f"Memory: the run needs about {need / GB:.0f} GB of {total / GB:.0f}, {free / GB:.0f} are free; {how}."
+    shared = f" on each of {cards} cards, which share its pictures and predictions" if cards > 1 else ""
+    text = f"Memory: the run needs about {need / GB:.0f} GB of {total / GB:.0f}{shared}, {free / GB:.0f} are free; {how}."
     if need > free:
         text += " That may not be enough: fewer views per iteration, fewer Gaussians or one side need less."
     return text
