@@ -1,10 +1,10 @@
 """What a Ray cluster of this machine gives: throughput of two hosts against one, and what scheduling costs.
 
-    python benchmarks/cluster.py [--rounds 3] [--runs 6] [--simulated 1000]
+    python benchmarks/cluster.py [--rounds 3] [--runs 6] [--simulated 1000] [--cards]
 
 throughput   equal small runs of the embedded model, one thread each, on one host and on two, in turns; the hosts are up and have
              done a run each before the clock starts. Medians, with the machine's load at each. The processor time of a run
-             says what two hosts cost each other whatever else the machine is doing
+             says what two hosts cost each other whatever else the machine is doing. With --cards each host has a card to itself
 scheduling   bodies that only sleep. Overhead: the share of the hosts' time, from the first task to the last answer, in which
              they were at none; memory: the driver's resident set after every tenth of the runs
 """
@@ -34,6 +34,8 @@ from dreamerxl.lab.sweep import Task
 
 SMALL = {"views.batch": 1, "views.resolution": 64, "initialization.count": 300, "device": "cpu", "variants": [{"method": "tsm"}]}
 ITERATIONS = 10
+ON_CARD = {"device": "cuda", "variants": [{"method": "tsm"}]}
+ON_CARD_ITERATIONS = 150
 BODY_S = 0.25  # of a simulated run, on average
 SIMULATED_HOSTS = 2
 
@@ -88,8 +90,10 @@ def spans(executor: RayExecutor, todo: Sequence[Task], root: Path, each: Any = N
     return found
 
 
-def throughput(rounds: int, runs: int) -> None:
+def throughput(rounds: int, runs: int, cards: bool) -> None:
     """Runs a minute on one host and on two, in turns."""
+    todo = tasks(runs, ON_CARD_ITERATIONS, **ON_CARD) if cards else tasks(runs, ITERATIONS, **SMALL)
+    gpus = 1.0 if cards else None
     rates: dict[int, list[float]] = {1: [], 2: []}
     spent: dict[int, list[float]] = {1: [], 2: []}
     for turn in range(rounds):
@@ -101,7 +105,7 @@ def throughput(rounds: int, runs: int) -> None:
                     return Together(StoredWorker(url, metrics, threads, scratch), hosts, root)  # noqa: B023  within the turn
 
                 busy = Others()
-                found = spans(RayExecutor(hosts=hosts, make_body=body), tasks(runs, ITERATIONS, **SMALL), root)
+                found = spans(RayExecutor(hosts=hosts, gpus=gpus, make_body=body), todo, root)
             seconds = max(ended for _, ended, _ in found) - min(begun for begun, _, _ in found)
             rates[hosts].append(60 * runs / seconds)
             spent[hosts] += [each for _, _, each in found]
@@ -176,6 +180,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--runs", type=int, default=6)
     parser.add_argument("--simulated", type=int, default=1000)
+    parser.add_argument("--cards", action="store_true", help="runs on CUDA, a card each, in place of a thread each")
     options = parser.parse_args()
     os.environ["PYTHONPATH"] = os.pathsep.join([sys.path[0], os.environ.get("PYTHONPATH", "")])  # of the hosts
     ray = connect()
@@ -183,7 +188,7 @@ def main() -> None:
     if options.simulated:
         scheduling(options.simulated)
     if options.rounds:
-        throughput(options.rounds, options.runs)
+        throughput(options.rounds, options.runs, options.cards)
 
 
 if __name__ == "__main__":

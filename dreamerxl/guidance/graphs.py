@@ -57,14 +57,19 @@ class StaticBatches:
 
 
 class CudaGraphs:
-    """Records functions as CUDA graphs in one pool of memory, so that many take about as much as the largest."""
+    """Records functions of one card as CUDA graphs in one pool of memory, so that many take about as much as the largest.
+
+    They are recorded on one stream, too: what one leaves in the pool is given to another of the same stream alone.
+    """
 
     def __init__(self) -> None:
         self.graphs: WeakSet[torch.cuda.CUDAGraph] = WeakSet()  # a pool lives as long as a graph of it
+        self.stream: torch.cuda.Stream | None = None  # of the card that is current at the first recording; PyTorch's own
+        # default for recordings is one stream of one card for the whole program
 
     def __call__(self, function: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> Recording:
         held = tuple(part.clone() for part in inputs)
-        stream = torch.cuda.Stream()
+        stream = self.stream = self.stream or torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.no_grad(), torch.cuda.stream(stream):
             for _ in range(WARM_UP):
@@ -72,7 +77,7 @@ class CudaGraphs:
         torch.cuda.current_stream().wait_stream(stream)
         graph, others = torch.cuda.CUDAGraph(), list(self.graphs)
         pool = others[0].pool() if others else None
-        with torch.no_grad(), torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+        with torch.no_grad(), torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
             output = function(*held)
         self.graphs.add(graph)
 
