@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+import os
+import subprocess
 import sys
 import threading
 import types
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -291,3 +295,19 @@ def test_missing_cuda_toolkit_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.delattr(gsplat.cuda, "_backend")
     with pytest.raises(DeviceError, match="cannot be built"):
         front._gsplat()
+
+
+def test_processes_that_start_together_build_gsplat_one_after_another(tmp_path: Path) -> None:
+    """A gsplat that takes its time to be imported, and says when: no two of the times meet."""
+    (tmp_path / "gsplat" / "cuda").mkdir(parents=True)
+    (tmp_path / "gsplat" / "__init__.py").write_text("rasterization = None\n")
+    (tmp_path / "gsplat" / "cuda" / "__init__.py").touch()
+    slow = "import time; begun = time.time(); time.sleep(0.7); print(begun, time.time()); _C = 1\n"
+    (tmp_path / "gsplat" / "cuda" / "_backend.py").write_text(slow)
+    command = [sys.executable, "-c", "from dreamerxl.gaussians.rasterize import _gsplat; _gsplat()"]
+    path = os.pathsep.join([str(tmp_path), str(Path(front.__file__).parents[2])])
+    environment = os.environ | {"PYTHONPATH": path, "TORCH_EXTENSIONS_DIR": str(tmp_path / "built")}
+    together = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    times = sorted(tuple(map(float, process.communicate(timeout=120)[0].split())) for process in together)
+    assert all(process.returncode == 0 for process in together)
+    assert all(ended <= begun for (_, ended), (begun, _) in itertools.pairwise(times))

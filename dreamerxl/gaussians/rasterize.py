@@ -6,10 +6,15 @@ Both back ends follow gsplat.rasterization(render_mode="RGB+ED", packed=False).
 
 from __future__ import annotations
 
+import contextlib
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 from dreamerxl.errors import DeviceError
@@ -81,11 +86,29 @@ def _check(splats: Splats, viewmats: Tensor, Ks: Tensor, width: int, height: int
         raise ValueError(f"{cameras} cameras of {width}x{height} pixels; at least one of each is accepted")
 
 
+@contextlib.contextmanager
+def _nobody_else_builds() -> Iterator[None]:
+    """While gsplat is imported for the first time. Processes that start together, as those of a sweep do, would each remove
+    what another is building."""
+    if "gsplat.cuda._backend" in sys.modules:
+        yield
+        return
+    from torch.utils.cpp_extension import get_default_build_root  # a compiler's tools come with it
+
+    folder = Path(get_default_build_root())
+    with contextlib.ExitStack() as held:
+        with contextlib.suppress(OSError):  # where nothing can be written, nothing is built
+            folder.mkdir(parents=True, exist_ok=True)
+            held.enter_context(FileLock(folder / "gsplat.lock"))
+        yield
+
+
 def _gsplat() -> Any:
     """gsplat's rasterization, imported (and on its first use on a machine, compiled) when first needed."""
     try:
-        from gsplat import rasterization
-        from gsplat.cuda import _backend
+        with _nobody_else_builds():
+            from gsplat import rasterization
+            from gsplat.cuda import _backend
     except Exception as error:  # a compiler that fails raises whatever it likes
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
         raise DeviceError(f"gsplat's CUDA kernels cannot be built: {reason}.") from error
