@@ -11,9 +11,8 @@ import torch
 from tiny_models import ISM, TSM, settings, values
 from torch import Tensor
 
-from dreamerxl.config import Settings
+from dreamerxl.config import Settings, Weights
 from dreamerxl.errors import DeviceError
-from dreamerxl.guidance import models
 from dreamerxl.guidance.adapter import Guidance
 from dreamerxl.guidance.cards import share
 from dreamerxl.guidance.conditioning import join
@@ -27,7 +26,7 @@ CPU = torch.device("cpu")
 
 def spread(folder: Path, others: int, device: str = "cpu") -> Guidance:
     """A model and as many copies of it: on other cards, or on the CPU, where sharing is the same."""
-    guidance = load_guidance(str(folder), device)
+    guidance = load_guidance(str(folder), device, Weights(precision="float32"))
     places = [CPU if device == "cpu" else torch.device("cuda", index + 1) for index in range(others)]
     guidance.others = tuple(guidance.copy_on(place) for place in places)
     return guidance
@@ -178,16 +177,17 @@ def test_a_run_is_prepared_for_its_cards(model_folders: dict[str, Path], monkeyp
 @pytest.mark.gpu
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="fewer than two CUDA cards")
 @pytest.mark.parametrize("kind", ["sd", "sdxl"])
-def test_two_real_cards_answer_as_one(kind: str, model_folders: dict[str, Path]) -> None:
+def test_two_real_cards_answer_as_one(kind: str, model_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float32 without TF32: kernels for other numbers of rows differ by more in less."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     config = settings((ISM, TSM), losses__depth_ratio=0.5, views__batch=4)
-    alone = Trainer(config, load_guidance(str(model_folders[kind]), "cuda"))
-    shared = Trainer(config, spread(model_folders[kind], 1, "cuda"))
+    alone, shared = (Trainer(config, spread(model_folders[kind], others, "cuda")) for others in (0, 1))
     one, two = alone.step(), shared.step()
     assert all(part.device.index == 1 for part in shared.guidance.others[0].unet.parameters())
     for ours, theirs in zip(two.sides, one.sides, strict=True):
         assert torch.allclose(ours.render, theirs.render, atol=1e-5) and ours.render.device.index == 0
-        assert abs(ours.grad_norm - theirs.grad_norm) < 0.02 * theirs.grad_norm  # bfloat16, other batch sizes
-        assert torch.allclose(ours.x0_hat, theirs.x0_hat, atol=0.05 * theirs.x0_hat.abs().max().item())
+        assert abs(ours.grad_norm - theirs.grad_norm) < 1e-3 * theirs.grad_norm
+        assert (ours.x0_hat - theirs.x0_hat).norm() < 1e-3 * theirs.x0_hat.norm()
     for _ in range(5):
         shared.step()
-    assert models.pick_others(torch.device("cuda"), 2, 0) == [torch.device("cuda", 1)]
+    assert pick_others(torch.device("cuda"), 2, 0) == [torch.device("cuda", 1)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from fake_training import fake_make_trainer
@@ -98,27 +97,39 @@ def test_the_page_offers_it_to_whoever_made_it_and_to_nobody_else(tmp_path: Path
     assert desk.manager.close()
 
 
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-def test_a_resumed_training_is_the_training_that_never_stopped(device: str, guidance: Guidance, tmp_path: Path) -> None:
-    """200 iterations with densification in between; on a CPU to the bit, on a card within what its atomics leave open."""
-    if device == "cuda" and not torch.cuda.is_available():
-        pytest.skip("no CUDA card")
-    settings, guidance = settings_for(200), guidance if device == "cpu" else load_guidance("embedded", device)
-    whole = Trainer(settings, guidance)
+def test_a_resumed_training_is_the_training_that_never_stopped(guidance: Guidance, tmp_path: Path) -> None:
+    """200 iterations with densification in between, to the bit."""
+    whole = Trainer(settings_for(200), guidance)
     counts = [whole.step().sides[0].count for _ in range(200)]
     assert len(set(counts[:90])) > 2 and len(set(counts[90:])) > 2, "densification happens before and after"
-
-    first = Trainer(settings, guidance)
-    for _ in range(90):
-        first.step()
-    checkpoint.save(tmp_path / "state.safetensors", first.state_dict())
-    resumed = Trainer(settings, guidance)
-    resumed.load_state_dict(checkpoint.load(tmp_path / "state.safetensors"))
+    _, resumed = interrupted(guidance, tmp_path)
     for _ in range(110):
         resumed.step()
-    ours, theirs = (trainer.state_dict().tensors for trainer in (resumed, whole))
-    if device == "cpu":
-        assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in theirs)
-    else:
-        views = [trainer.step().sides[0].render.float().cpu().numpy() for trainer in (resumed, whole)]
-        assert np.abs(views[0] - views[1]).mean() < 0.02
+    assert same_state(resumed, whole)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA card")
+def test_a_training_resumed_on_a_card_goes_on_from_the_same_state(tmp_path: Path) -> None:
+    """To the bit where it is taken up, and the same pictures for the next iterations. After that sums that a card makes in no
+    fixed order tell: two runs that never stopped drift apart as well (docs/reliability.md has by how much)."""
+    whole, resumed = interrupted(load_guidance("embedded", "cuda"), tmp_path)
+    assert same_state(resumed, whole)
+    for _ in range(10):
+        one, two = whole.step().sides[0], resumed.step().sides[0]
+        assert one.count == two.count and (one.render - two.render).abs().max() < 1e-5
+
+
+def interrupted(guidance: Guidance, folder: Path) -> tuple[Trainer, Trainer]:
+    """A training at iteration 90, and another that took up its checkpoint there."""
+    first, resumed = (Trainer(settings_for(200), guidance) for _ in range(2))
+    for _ in range(90):
+        first.step()
+    checkpoint.save(folder / "state.safetensors", first.state_dict())
+    resumed.load_state_dict(checkpoint.load(folder / "state.safetensors"))
+    return first, resumed
+
+
+def same_state(a: Trainer, b: Trainer) -> bool:
+    ours, theirs = a.state_dict().tensors, b.state_dict().tensors
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in theirs)
