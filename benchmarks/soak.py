@@ -43,7 +43,7 @@ THINGS = ("a red duck", "a wooden chair", "a blue rocket", "a mushroom", "a snow
 ITERATIONS = (20, 80)
 SETTLED_S = 4.0  # nothing is trained or made for so long: a rest
 RELOAD_S = 120.0  # between two reloads of the browser
-MAKES = ("turntable.mp4", "comparison.mp4", "growth.mp4", "viewer.html")
+MAKES = ("turntable.mp4", "side-by-side.mp4", "growth.mp4", "scene.html")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,6 +24,7 @@ from dreamerxl.runs.growth import moments
 from dreamerxl.runs.manager import RunManager
 from dreamerxl.runs.metadata import read_about, settings_of
 from dreamerxl.runs.run import Run, RunView
+from dreamerxl.web import desk as desk_module
 from dreamerxl.web import recording, shelf, takeaway
 from dreamerxl.web.cards import curves, status
 from dreamerxl.web.desk import Desk, differing
@@ -119,6 +120,17 @@ def test_orders_are_made_in_turn_and_failures_are_told(desk: Desk):
     assert "growth.mp4: This run kept no moments" in shelf.takeaway(run.view, desk.orders(run.id))
     with pytest.raises(DreamerError):
         desk.order("20200101-000000-ffffff", "growth.mp4")
+
+
+def test_what_could_not_be_made_is_told_of_the_latest_alone(desk: Desk, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(desk_module, "MOST_FAILURES", 3)
+    run = finished(desk)
+    with pytest.raises(DreamerError, match=r"'x{40}' is nothing that is made of a run"):
+        desk.order(run.id, "x" * 4_000_000)
+    for side in range(2, 7):
+        desk.order(run.id, name := f"{side}-ism.spz")
+        assert "no side" in wait_for(lambda name=name: desk.orders(run.id).get(name))
+    assert [name for name, failure in desk.orders(run.id).items() if failure] == ["4-ism.spz", "5-ism.spz", "6-ism.spz"]
 
 
 def test_what_was_made_while_a_run_went_on_is_not_passed_off_as_its_end(desk: Desk):

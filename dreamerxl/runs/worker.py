@@ -29,6 +29,7 @@ from dreamerxl.runs.marks import Judge, append_marks, read_marks, take_marks
 from dreamerxl.runs.metadata import describe, to_text
 from dreamerxl.runs.run import VIEW_SHARE, Run
 from dreamerxl.runs.snapshot import Snapshot, labels, metrics, sealed, take_sides
+from dreamerxl.runs.trim import trim
 from dreamerxl.training import checkpoint
 from dreamerxl.training.memory import is_out_of_memory, what_needs_less
 from dreamerxl.training.trainer import slower
@@ -147,6 +148,7 @@ def carry_out(run: Run, make_trainer: MakeTrainer, pace: Pace, others_wait: Call
         gc.collect()  # optimiser, graph and generators refer to each other
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+        trim()
 
 
 class Withdrawn(DreamerError):

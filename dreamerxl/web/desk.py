@@ -21,11 +21,13 @@ from dreamerxl.runs.capture import ALWAYS, run_sides
 from dreamerxl.runs.drawing import camera, extent, pictures
 from dreamerxl.runs.manager import RunManager
 from dreamerxl.runs.run import Run, RunView
+from dreamerxl.runs.trim import trim
 from dreamerxl.web import takeaway
 from dreamerxl.web.lab_desk import LabDesk
 from dreamerxl.web.past import Past
 
 MOST_ORDERS = 12  # files that wait to be made, of all visitors
+MOST_FAILURES = 60  # of files that could not be made are told, the latest
 THUMBNAIL = "thumbnail.png"
 THUMBNAIL_SIZE = 160  # pixels of a side
 MOST_LISTED = 60  # runs of the gallery
@@ -175,6 +177,8 @@ class Desk:
     def order(self, run_id: str, name: str, **options: Any) -> None:
         """Have a file of a run made; ``orders`` tells how it stands. Raises DreamerError where that cannot be asked."""
         view = self.manager.get(run_id).view
+        if not takeaway.may_leave(name):
+            raise DreamerError(f"{name[:40]!r} is nothing that is made of a run.")
         with self._lock:
             waiting = sum(not outcome for outcome in self._orders.values())
         if waiting >= MOST_ORDERS:
@@ -253,11 +257,13 @@ class Desk:
             except Exception:
                 outcome = "It could not be made; the program's log has the details."
                 logging.getLogger(__name__).exception("%s of run %s could not be made.", name, view.id)
+            trim()
             with self._lock:
-                if outcome is None:
-                    self._orders.pop(key, None)
-                else:
-                    self._orders[key] = outcome
+                del self._orders[key]
+                if outcome is not None:
+                    self._orders[key] = outcome  # the last of them now
+                    for old in [key for key, failure in self._orders.items() if failure][:-MOST_FAILURES]:
+                        del self._orders[old]
 
         self._maker.submit(work)
 

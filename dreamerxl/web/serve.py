@@ -22,11 +22,11 @@ from dreamerxl.web.offer import Offer
 from dreamerxl.web.panel import make_panel
 from dreamerxl.web.past import stage_at
 from dreamerxl.web.patience import Requests, Sockets
+from dreamerxl.web.sessions import keep_little
 from dreamerxl.web.theme import HEAD, ICON, STYLE_SHEET, make_theme
 from dreamerxl.web.viewer import Viewer, stage_of
 
 LARGEST_UPLOAD = 64 * 2**20  # bytes of a file whose settings a visitor wants back
-MOST_SESSIONS = 50  # whose page Gradio remembers, 0.8 MB each: one for every time that somebody opens it, the latest used stay
 LARGEST_MESSAGE = 8 * 2**20  # bytes that a browser may send to the view at once
 
 
@@ -62,7 +62,7 @@ def make_site(manager: RunManager, offer: Offer, root_path: str = "") -> Site:
     # A visitor's file is one that they sent: Gradio would also download what they name, whatever its size.
     processing_utils.async_ssrf_protected_download = _refuse_address
     page = make_panel(desk, offer)
-    page.state_session_capacity = MOST_SESSIONS
+    keep_little(page)
     app = gr.mount_gradio_app(
         app,
         page,
