@@ -27,9 +27,10 @@ pytest.importorskip("ray", reason="Ray has no wheel for this system or Python.")
 
 from dreamerxl.__main__ import main
 from dreamerxl.cluster.connect import ClusterError
-from dreamerxl.cluster.mirror import Mirror, apply
+from dreamerxl.cluster.mirror import Change, Mirror, apply
 from dreamerxl.cluster.needs import EMBEDDED_GPU, cost, needs_of
 from dreamerxl.cluster.remote import Lane
+from dreamerxl.cluster.scratch import Scratch
 from dreamerxl.cluster.store import Store, StoreError
 from dreamerxl.cluster.sweep import RayExecutor
 from dreamerxl.config import Settings, Variant, load_preset
@@ -293,6 +294,39 @@ def test_a_mirror_tells_what_changed_and_a_folder_follows_it(tmp_path: Path) -> 
     (here / "new").write_text("1\n")
     os.replace(here / "new", here / "metrics.jsonl")
     assert follow() == [("metrics.jsonl", 0)] and alike(), "a file that was rewritten travels whole"
+
+
+def test_a_marked_mirror_tells_only_what_comes_after(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text("{}")
+    (tmp_path / "metrics.jsonl").write_text("1\n")
+    mirror = Mirror(tmp_path)
+    mirror.mark()
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write("2\n")
+    assert list(mirror.changes()) == [Change("metrics.jsonl", b"2\n", 2)]
+    (tmp_path / "run.json").unlink()
+    assert list(mirror.changes()) == [Change("run.json", None)]
+
+
+def test_the_folder_of_a_process_that_was_killed_is_cleared_by_the_next(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from dreamerxl.cluster.scratch import Scratch; "
+        "own = Scratch(Path(sys.argv[1])); (own.path / 'run').mkdir(); (own.path / 'run' / 'half').touch(); "
+        "print(own.path, flush=True); time.sleep(600)"
+    )
+    path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    other = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": path})
+    assert other.stdout is not None
+    theirs = Path(other.stdout.readline().strip())
+    ours = Scratch(tmp_path)
+    assert (theirs / "run" / "half").exists() and ours.path != theirs, "a living process's folder stays"
+    other.kill()
+    other.wait()
+    third = Scratch(tmp_path)
+    assert not theirs.exists() and ours.path.is_dir() and third.path.is_dir()
+    ours.close(), third.close()
+    assert not list(tmp_path.iterdir())
 
 
 def growing() -> MakeTrainer:

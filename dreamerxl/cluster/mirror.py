@@ -52,6 +52,12 @@ class Mirror:
             yield Change(name, None)
             del self._seen[name]
 
+    def mark(self) -> None:
+        """Take what is in the folder now as told, without reading it."""
+        for name in self._there():
+            status = (self.folder / name).stat()
+            self._seen[name] = (status.st_ino, status.st_mtime_ns, status.st_size)
+
     def _there(self) -> list[str]:
         names = [path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*") if path.is_file()]
         return [name for name in names if name not in self.without and not name.rpartition("/")[2].startswith(".")]

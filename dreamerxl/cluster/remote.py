@@ -13,11 +13,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import shutil
-import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -27,6 +25,7 @@ from dreamerxl import __version__, logs
 from dreamerxl.cluster.connect import ClusterError, connect, machines
 from dreamerxl.cluster.mirror import Change, Mirror, apply
 from dreamerxl.cluster.needs import Needs, check, needs_of
+from dreamerxl.cluster.scratch import Scratch
 from dreamerxl.config import Settings
 from dreamerxl.hardware import machine
 from dreamerxl.runs.folder import RunFolder, explained
@@ -74,7 +73,8 @@ class Station:
     def __init__(self, threads: int, make_trainer: Callable[[], MakeTrainer] = Preparation) -> None:
         torch.set_num_threads(threads)
         self.make_trainer = make_trainer()
-        self.root = Path(tempfile.mkdtemp(prefix="dreamerxl-"))
+        self.scratch = Scratch()  # a station ends by being killed, and the next one clears its folder
+        self.root = self.scratch.path
         self.others_wait = False
         self.run: Run | None = None
         self.thread: threading.Thread | None = None

@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -28,6 +27,7 @@ from dreamerxl import __version__
 from dreamerxl.cluster.connect import ClusterError, connect, machines
 from dreamerxl.cluster.mirror import Mirror
 from dreamerxl.cluster.needs import Needs, check, cost, needs_of
+from dreamerxl.cluster.scratch import Scratch
 from dreamerxl.cluster.store import Store
 from dreamerxl.config import Settings
 from dreamerxl.errors import DreamerError
@@ -56,9 +56,8 @@ class StoredWorker:
     def __init__(self, url: str, metrics: Sequence[str], threads: int, scratch: Path | None = None) -> None:
         torch.set_num_threads(threads)
         self.store = Store(url)
-        if scratch is not None:
-            scratch.mkdir(parents=True, exist_ok=True)
-        self.root = Path(tempfile.mkdtemp(prefix=f"dreamerxl-{os.getpid()}-", dir=scratch))
+        self.scratch = Scratch(scratch)
+        self.root = self.scratch.path
         self.make_trainer = Preparation()
         self.worker = Worker(self.root, metrics, self._prepare)
         self.mirror = Mirror(self.root)
@@ -74,8 +73,7 @@ class StoredWorker:
         for _ in self.store.fetch(name, self.root / name):
             pass
         self.mirror = Mirror(self.root / name)
-        for _ in self.mirror.changes():  # the store has them
-            pass
+        self.mirror.mark()  # the store has it
         try:
             found = self.worker.outcome(task)
             self.push(name)
@@ -103,7 +101,7 @@ class StoredWorker:
     def close(self) -> None:
         """Let go of the model and of the disk."""
         self.worker.manager.close()
-        shutil.rmtree(self.root, ignore_errors=True)
+        self.scratch.close()
 
     def _prepare(self, settings: Settings, say: Say) -> Prepared:
         prepared = self.make_trainer(settings, say)
