@@ -37,6 +37,8 @@ from browser import CHROMIUM, FLAGS
 from visitor import Visitor, wait_until
 
 from benchmarks.footprint import Footprint, footprint, largest
+from dreamerxl.runs.capture import ALWAYS
+from dreamerxl.web.desk import THUMBNAIL
 
 ROOT = Path(__file__).resolve().parent.parent
 THINGS = ("a red duck", "a wooden chair", "a blue rocket", "a mushroom", "a snowman", "a teapot")
@@ -149,7 +151,7 @@ class Guest:
         visitor.fire("files", data={"name": chance.choice(MAKES)})
         visitor.fire("search", "change")
         visitor.fire("runs", data={"name": f"open:{chance.choice(sorted(self.runs.glob('*/run.json'))).parent.name}"})
-        self.rest()
+        self.rest(self.runs / run_id / "captures")
 
     def disturb(self, visitor: Visitor, how: str) -> None:
         """Do something to the run in its course."""
@@ -163,13 +165,19 @@ class Guest:
             time.sleep(1.5)
             visitor.press("pause")
 
-    def rest(self) -> None:
-        """Wait until nothing is trained and no file has been written for a while."""
-        quiet_since, before = time.monotonic(), -1
+    def rest(self, captures: Path) -> None:
+        """Wait until nothing is trained, what is made of every run is there, no file is half written, and none has been written
+        for a while: a film reaches the disk in bursts."""
+        quiet_since, before = time.monotonic(), {}
         while time.monotonic() - quiet_since < SETTLED_S:
-            now = sum(path.stat().st_mtime_ns for path in self.runs.rglob("*.*") if path.exists())
-            if now != before or self.health()["run"] is not None:
-                quiet_since, before = time.monotonic(), now
+            written = {}
+            for path in self.runs.rglob("*.*"):
+                with contextlib.suppress(FileNotFoundError):  # it just got its name
+                    written[path] = path.stat().st_mtime_ns
+            made = all(captures / name in written for name in (*ALWAYS, THUMBNAIL))
+            half = any(path.name.startswith(".") for path in written)
+            if written != before or half or not made or self.health()["run"] is not None:
+                quiet_since, before = time.monotonic(), written
             time.sleep(0.5)
 
     def health(self) -> dict[str, Any]:

@@ -173,6 +173,7 @@ def test_runs_that_need_the_whole_card_take_turns(ray: Any, tmp_path: Path) -> N
 def test_needs_follow_the_model_and_the_cluster() -> None:
     embedded, large = Settings(prompt="a", model="embedded"), Settings(prompt="a", model="me/a-model")
     assert needs_of(embedded, cards=True).gpus == EMBEDDED_GPU and needs_of(large, cards=True).gpus == 1
+    assert needs_of(large.override({"cards": 2}), cards=True).gpus == 2
     assert needs_of(embedded, cards=False).gpus == needs_of(embedded.override({"device": "cpu"}), cards=True).gpus == 0
     assert needs_of(large, cards=True).memory > needs_of(embedded, cards=True).memory
     assert needs_of(large, cards=True, cpus=4, gpus=2).options() == {"num_cpus": 4, "num_gpus": 2, "memory": 10 * 2**30}
