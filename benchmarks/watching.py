@@ -18,8 +18,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -157,17 +158,26 @@ def watch(address: str) -> None:
             print("watching", flush=True)
             follow(view)
         return
+    begun = time.time()
     with httpx.Client(base_url=address, timeout=60.0, trust_env=False) as page:
         config = page.get("config").json()
-        tick = next(item for item in config["dependencies"] if any(event == "tick" for _, event in item["targets"]))
-        asked = {"data": [None] * len(tick["inputs"]), "fn_index": tick["id"], "session_hash": f"watching{time.time()}"}
+        ticks = [item for item in config["dependencies"] if any(event == "tick" for _, event in item["targets"])]
+        asked = [  # of the page and of its Lab
+            {"data": [None] * len(tick["inputs"]), "fn_index": tick["id"], "session_hash": f"watching{begun}"} for tick in ticks
+        ]
         with connect(f"ws{address[4:]}viewer/", subprotocols=[protocol], max_size=None, proxy=None) as view:  # type: ignore[list-item]
             threading.Thread(target=follow, args=(view,), daemon=True).start()
-            page.post("gradio_api/run/predict", json=asked).raise_for_status()
+            ask(page, asked)
             print("watching", flush=True)
             while True:
                 time.sleep(NEWS_S)
-                page.post("gradio_api/run/predict", json=asked).raise_for_status()
+                ask(page, asked)
+
+
+def ask(page: httpx.Client, asked: Sequence[dict[str, Any]]) -> None:
+    """What the timers of a page ask for."""
+    for each in asked:
+        page.post("gradio_api/run/predict", json=each).raise_for_status()
 
 
 def follow(view: ClientConnection) -> None:
