@@ -1,7 +1,8 @@
 """Folders for what a process is at, on the disk of its machine. Those of processes that were killed are cleared by the next.
 
-PARENT/dreamerxl-NAME/       the folder
-PARENT/dreamerxl-NAME.lock   held by its process as long as that lives; the system lets go of it however the process ends
+    PARENT/dreamerxl-PROCESS-NAME/       the folder
+    PARENT/dreamerxl-PROCESS-NAME.lock   held by its process as long as that lives
+The system lets go of a lock however its process ends, so whoever can take one may clear the folder.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class Scratch:
         parent.mkdir(parents=True, exist_ok=True)
         clear_dead(parent)
         self.path = parent / f"{PREFIX}{os.getpid()}-{secrets.token_hex(4)}"
-        self._lock = FileLock(f"{self.path}.lock", timeout=0)
+        self._lock = FileLock(f"{self.path}.lock", timeout=0, thread_local=False)  # closed by whichever thread
         self._lock.acquire()
         self.path.mkdir(mode=0o700)
 
