@@ -45,7 +45,7 @@ def choose_profile(settings: Settings, guidance: Guidance, free: int, total: int
 def need_bytes(settings: Settings, guidance: Guidance, profile: Profile) -> int:
     """About what a run needs on its first card, weights included; others that share it need less."""
     unet, vae = guidance.unet, guidance.vae
-    images, rows = (-(-count // (1 + len(guidance.others))) for count in (views_of(settings), rows_of(settings)))
+    images, rows = shares_of(settings, 1 + len(guidance.others))
     at_once, rows = min(images, profile.encode_at_once or images), min(rows, profile.max_rows or rows)
     image = guidance.resolution**2 * vae.config.block_out_channels[0] * vae.dtype.itemsize
     row = guidance.latent_size**2 * unet.config.block_out_channels[0] * guidance.dtype.itemsize
@@ -73,6 +73,11 @@ def rows_of(settings: Settings) -> int:
     return views_of(settings) * (guided + 1)
 
 
+def shares_of(settings: Settings, cards: int) -> tuple[int, int]:
+    """The images and the rows that fall to each of so many cards, at most."""
+    return -(-views_of(settings) // cards), -(-rows_of(settings) // cards)
+
+
 def fit(settings: Settings, guidance: Guidance) -> tuple[Profile, tuple[str, ...]]:
     """The profile for a run on this machine, and a sentence with need and free memory; no sentence on a CPU."""
     if guidance.device.type != "cuda":
@@ -86,7 +91,7 @@ def fit(settings: Settings, guidance: Guidance) -> tuple[Profile, tuple[str, ...
 
 def sentence(settings: Settings, profile: Profile, need: int, free: int, total: int, cards: int = 1) -> str:
     """What the visitor is told before the run starts. Bytes."""
-    images, rows = (-(-count // cards) for count in (views_of(settings), rows_of(settings)))
+    images, rows = shares_of(settings, cards)
     ways = []
     if profile.encode_at_once is not None and profile.encode_at_once < images:
         ways.append(f"{profile.encode_at_once} of {images} pictures encoded at a time")
