@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import json
+import math
 import re
 import shlex
 import subprocess
@@ -11,7 +14,9 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import scipy.stats
 import torch
 from gaussian_data import drive, stable_diffusion_alphas
 
@@ -21,6 +26,7 @@ from dreamerxl.config import Timesteps, Variant
 from dreamerxl.diffusion.schedule import Schedule
 from dreamerxl.distillation import METHODS
 from dreamerxl.distillation.timesteps import plan_steps
+from dreamerxl.lab.sweep import load_sweep
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -78,6 +84,36 @@ def test_the_command_lines_that_are_shown_are_accepted(monkeypatch: pytest.Monke
             parse = app.parser().parse_args if program == "app.py" else __main__.main
             done.append(parse(shlex.split(options)))  # leaves, which fails, where something is not known
     assert len(done) > 30
+
+
+@pytest.mark.parametrize(
+    ("name", "heading"), [("offset-rate", "### TSM against ISM, over the offset rate\n"), ("clipping", "### Gradient clipping\n")]
+)
+def test_the_tables_of_the_studies_are_those_of_their_runs(name: str, heading: str) -> None:
+    """Every cell from the numbers of the single runs, which are those that the sweep asks for."""
+    sweep = load_sweep(ROOT / "presets" / "sweeps" / f"{name}.yaml")
+    outcomes = json.loads((DOCS / "lab" / f"{name}.json").read_text(encoding="utf-8"))["outcomes"]
+    values = {
+        (side["case"], outcome["prompt"], outcome["seed"]): side["measures"] for outcome in outcomes for side in outcome["sides"]
+    }
+    names = [case.name for case in sweep.cases]
+    assert values.keys() == set(itertools.product(names, sweep.prompts, sweep.seeds))
+
+    def by_prompt(case: str, measure: str) -> np.ndarray:
+        return np.array([np.mean([values[case, prompt, seed][measure] for seed in sweep.seeds]) for prompt in sweep.prompts])
+
+    section = (DOCS / "lab.md").read_text(encoding="utf-8").split(heading)[1]
+    rows = [line.strip("| ").split(" | ") for line in re.findall(r"(?m)^\|.*\|$", section)]
+    measures, shown = rows[0], rows[2 : 2 + len(names)]
+    assert [row[0] for row in shown] == names and len(measures) == 5
+    for case, *cells in shown:
+        for measure, cell in zip(measures, cells, strict=True):
+            told = by_prompt(case, measure) - (0 if case == sweep.baseline else by_prompt(sweep.baseline, measure))
+            interval = scipy.stats.ttest_1samp(told, 0).confidence_interval(0.95)
+            mean, half = (float(text) for text in cell.strip("*").replace("−", "-").split(" ± "))
+            digit = 10.0 ** (math.floor(math.log10(half)) - 1)  # the second one of the half width
+            assert abs(mean - told.mean()) <= 0.51 * digit and abs(half - (interval.high - interval.low) / 2) <= 0.51 * digit
+            assert cell.startswith("**") == (case != sweep.baseline and interval.low * interval.high > 0), (case, measure)
 
 
 def test_the_messages_that_are_explained_are_those_of_the_code() -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -24,8 +26,8 @@ from dreamerxl.errors import SettingsError
 from dreamerxl.guidance.models import load_guidance
 from dreamerxl.lab.executor import LocalExecutor
 from dreamerxl.lab.probe import probe, probe_cameras
-from dreamerxl.lab.report import collect
-from dreamerxl.lab.statistics import estimate, paired, units
+from dreamerxl.lab.report import collect, uncertain
+from dreamerxl.lab.statistics import Estimate, estimate, paired, units
 from dreamerxl.lab.sweep import load_sweep, outcome_path, piece_of, read_sweep
 from dreamerxl.training.trainer import Trainer
 
@@ -182,15 +184,37 @@ def test_the_report_holds_everything_and_its_numbers_are_right(tmp_path: Path) -
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert not re.search(r'(src|href)="(?!data:)', page), "nothing is fetched from elsewhere"
     assert "&lt;b&gt;why&lt;/b&gt;" in page and page.count("data:image/jpeg;base64,") == 2 * 3
-    assert page.count("<svg") == page.count("</svg>") >= 4
     data = json.loads((tmp_path / "out" / "data.json").read_text(encoding="utf-8"))
     assert data["runs"] == {"done": 4, "failed": 0, "missing": 0} and data["baseline"] == "gamma 0"
+    same = [name for name, rows in data["measures"].items() if all(row["mean"] == rows[0]["mean"] for row in rows)]
+    picture = ElementTree.parse(tmp_path / "out" / "differences.svg").getroot()
+    titles = [text.text for text in picture.iter("{http://www.w3.org/2000/svg}text") if text.get("class") == "title"]
+    assert 0 < len(same) < len(data["measures"]), "what is the same everywhere is told and not drawn"
+    assert page.count(" in every case.") == len(same) and page.count("<svg") == len(titles) == len(data["measures"]) - len(same)
+    assert titles == [f"{name}: difference to gamma 0" for name in data["measures"] if name not in same]
     values = collect(data["outcomes"])["pixel distance"]
     differences = [
         np.mean([values["gamma 1"][prompt, seed] - values["gamma 0"][prompt, seed] for seed in (0, 1)]) for prompt in PROMPTS
     ]
     (row,) = (row for row in data["measures"]["pixel distance"] if row["case"] == "gamma 1")
     assert row["difference"]["n"] == 2 and row["difference"]["mean"] == pytest.approx(np.mean(differences))
+
+
+@pytest.mark.parametrize(
+    ("mean", "half", "text"),
+    [
+        (0.71596, 0.00650, "0.7160 ± 0.0065"),
+        (-0.00019, 0.000242, "-0.00019 ± 0.00024"),
+        (3486.7, 67.8, "3487 ± 68"),
+        (34860.7, 1230.0, "34900 ± 1200"),
+        (0.3, 0.0, "0.3"),
+        (0.25, math.nan, "0.25"),
+        (math.nan, math.nan, "–"),
+        (1.23e-9, 4.5e-10, "1.23e-09 ± 4.5e-10"),
+    ],
+)
+def test_means_are_told_as_far_as_they_are_known(mean: float, half: float, text: str) -> None:
+    assert uncertain(Estimate(mean, half, 5)) == text
 
 
 @pytest.mark.usefixtures("small_renders")

@@ -152,7 +152,7 @@ def page(title: str, rows: Sequence[Sequence[tuple[str, float, float]]], caption
     """An SVG of drawn panels (elements, width, height) in rows, under a title and above a caption."""
     margin = 16
     width = max(sum(panel[1] for panel in row) for row in rows) + 2 * margin
-    y, body = 46.0, []
+    y, body = 46.0 if title else 8.0, []
     for row in rows:
         x = float(margin)
         for elements, across, _ in row:
@@ -164,12 +164,13 @@ def page(title: str, rows: Sequence[Sequence[tuple[str, float, float]]], caption
         f'<text class="note" x="{margin + 8}" y="{y + 14 + 15 * k:.0f}">{html.escape(line)}</text>'
         for k, line in enumerate(lines)
     )
+    head = f'<text class="head" x="{margin + 8}" y="30">{html.escape(title)}</text>' if title else ""
     height = y + 15 * len(lines) + 18
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" '
         f'width="{width:.0f}" height="{height:.0f}">'
         f'<style>{STYLE}</style><rect width="100%" height="100%" fill="#fff"/>'
-        f'<text class="head" x="{margin + 8}" y="30">{html.escape(title)}</text>{"".join(body)}{said}</svg>'
+        f"{head}{''.join(body)}{said}</svg>"
     )
 
 

@@ -6,7 +6,7 @@
     outcome  what a task left: measures and a thumbnail for each case, as outcomes/ID.json
 A sweep that is started again does what is missing; a run that was cut off goes on from its last checkpoint.
 
-    DIR/outcomes/ID.json  DIR/runs/ID/try-1/ (a run folder)  DIR/report.html  DIR/data.json
+    DIR/outcomes/ID.json  DIR/runs/ID/try-1/ (a run folder)  DIR/report.html  DIR/differences.svg  DIR/data.json
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What the Lab tab asks for: figures and small sweeps that are made in the queue, one folder each, kept and found again.
 
     runs/lab/ID/   job.json, figure-NAME.png or .svg, figure-NAME.json (the data), settings.yaml
-                   or comparison.svg, report.html, data.json, sweep.yaml
+                   or comparison.svg, report.html, differences.svg, data.json, sweep.yaml
 What needs the models takes its turn between the runs, on the worker thread; the toys are made at once on a thread of this desk.
 Commands go in by id and owner; what comes out is immutable.
 """
@@ -255,7 +255,7 @@ def sweep_work(sweep: Sweep) -> Work:
         write_text(folder / "comparison.svg", forest(measure, rows[measure], sweep.baseline))
         report = write_report(sweep, folder)
         write_text(folder / "sweep.yaml", sweep.source)
-        return ("comparison.svg", report.name, "data.json", "sweep.yaml")
+        return ("comparison.svg", report.name, "differences.svg", "data.json", "sweep.yaml")
 
     return work
 
