@@ -166,6 +166,7 @@ def differences(sweep: Sweep, rows: Mapping[str, Sequence[Mapping[str, Any]]]) -
 
 
 def _plot(measure: str, rows: Sequence[Mapping[str, Any]], baseline: str) -> tuple[str, float, float]:
+    """What ``forest`` shows, as ``page`` wants it."""
     shown = [row for row in rows if row["case"] != baseline]
     ends = [end for row in shown for end in (row["difference"].mean, row["difference"].low, row["difference"].high)]
     left = 24 + 6.4 * max((len(row["case"]) for row in shown), default=10)
