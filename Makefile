@@ -14,7 +14,7 @@ run: .venv/.run
 	$(BIN)/python app.py --host $(HOST) --port $(PORT) $(ARGS)
 
 test: lint
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
 lint: .venv/.test
 	$(BIN)/ruff check .
