@@ -15,19 +15,18 @@ from dreamerxl.guidance.models import load_guidance
 models.has_matrix_units = lambda: False  # 'auto' is float32 on every CPU, as the pipelines that the tests compare with
 
 
-HEAVY = {  # files that start browsers, clusters or programs to be killed: one after another, whatever runs beside them
+HEAVY = {  # files that start browsers, clusters or programs to be killed, and want the machine for themselves
     *("test_browser.py", "test_cluster.py", "test_hostile.py", "test_killed.py", "test_lab_tab.py", "test_network.py"),
     *("test_patience.py", "test_public.py", "test_start_stop.py", "test_tour.py", "test_view.py", "test_visitors.py"),
 }
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """In two processes (make test) a file's tests stay together, and one process has all of the heavy files."""
-    if not config.pluginmanager.hasplugin("xdist"):
-        return
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the heavy tests: 'make test' runs the others first, in two processes."""
     for item in items:
-        item.add_marker(pytest.mark.xdist_group("heavy" if item.path.name in HEAVY else item.path.name))
-    items.sort(key=lambda item: item.path.name not in HEAVY)  # the longest of the two begins first
+        if item.path.name in HEAVY:
+            item.add_marker("heavy")
 
 
 @pytest.fixture(autouse=True)
