@@ -26,7 +26,7 @@ from dreamerxl.errors import SettingsError
 from dreamerxl.guidance.models import load_guidance
 from dreamerxl.lab.executor import LocalExecutor
 from dreamerxl.lab.probe import probe, probe_cameras
-from dreamerxl.lab.report import collect, uncertain
+from dreamerxl.lab.report import collect, is_constant, uncertain
 from dreamerxl.lab.statistics import Estimate, estimate, paired, units
 from dreamerxl.lab.sweep import load_sweep, outcome_path, piece_of, read_sweep
 from dreamerxl.training.trainer import Trainer
@@ -215,6 +215,13 @@ def test_the_report_holds_everything_and_its_numbers_are_right(tmp_path: Path) -
 )
 def test_means_are_told_as_far_as_they_are_known(mean: float, half: float, text: str) -> None:
     assert uncertain(Estimate(mean, half, 5)) == text
+
+
+def test_a_number_that_is_the_same_everywhere_is_told_and_not_drawn() -> None:
+    many, one = Estimate(3.0, 0.0, 5), Estimate(3.0, math.nan, 1)
+    assert all(is_constant([{"mean": found}, {"mean": found}]) for found in (many, one))
+    for other in (Estimate(3.0, 0.2, 5), Estimate(3.1, math.nan, 1)):
+        assert not is_constant([{"mean": one}, {"mean": other}])
 
 
 @pytest.mark.usefixtures("small_renders")

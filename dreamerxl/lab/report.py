@@ -145,8 +145,8 @@ def which_is_better(measure: str) -> str:
 
 
 def is_constant(rows: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether a measure is one number in every case and run."""
-    return len({row["mean"].mean for row in rows}) == 1 and all(row["mean"].half_width == 0 for row in rows)
+    """Whether a measure is one number in every case and run; of a single run there is no half width."""
+    return len({row["mean"].mean for row in rows}) == 1 and not any(row["mean"].half_width > 0 for row in rows)
 
 
 def forest(measure: str, rows: Sequence[Mapping[str, Any]], baseline: str) -> str:
