@@ -199,11 +199,11 @@ def test_a_sweep_is_run_in_the_queue_and_reported(lab: LabDesk, manager: RunMana
     until(lambda: job_of(lab, job).ended)
     found = job_of(lab, job)
     assert found.status == "done"
-    assert found.files == ("comparison.svg", "report.html", "differences.svg", "data.json", "sweep.yaml")
+    assert found.files == ("differences.svg", "report.html", "data.json", "sweep.yaml")
     folder = lab.folder / job.id
     assert json.loads((folder / "data.json").read_text())["runs"] == {"done": 2, "failed": 0, "missing": 0}
     assert not (folder / "runs").exists()
-    assert "gamma 0.3" in (folder / "comparison.svg").read_text()
+    assert "gamma 0.3" in (folder / "differences.svg").read_text()
     again = load_sweep(folder / "sweep.yaml")
     assert [task.id for task in again.tasks()] == [task.id for task in sweep.tasks()]
     assert behind.wait(60) and behind.view.status == "done"

@@ -105,11 +105,11 @@ def render(
 ) -> str:
     """The page."""
     seconds = sum(outcome.get("seconds", 0.0) for outcome in done)
-    state = f"{len(done)} runs done in {seconds:,.0f} s of iterations"
+    state = f"{counted(done, 'run')} done in {seconds:,.0f} s of iterations"
     state += "".join(f", {count} {word}" for count, word in ((len(failed), "failed"), (missing, "not yet run")) if count)
     body = [
         f"<h1>{html.escape(sweep.name)}</h1><p>{html.escape(sweep.description)}</p><p>{state}. "
-        f"{len(sweep.prompts)} prompts, {len(sweep.seeds)} seeds, {len(sweep.cases)} cases; baseline: "
+        f"{counted(sweep.prompts, 'prompt')}, {counted(sweep.seeds, 'seed')}, {counted(sweep.cases, 'case')}; baseline: "
         f"<b>{html.escape(sweep.baseline)}</b>.</p>"
         "<p>Differences are paired: a case and the baseline under the same prompt and seed share views, timesteps and noise. "
         "The seeds of a prompt are averaged first; intervals are 95 % by Student's t over the prompts (over the seeds, where "
@@ -123,7 +123,7 @@ def render(
         if is_constant(of_measure):
             body.append(f"<p>{of_measure[0]['mean'].mean:g} in every case.</p>")
             continue
-        body.append(forest(measure, of_measure, sweep.baseline) + _table(of_measure, sweep.baseline))
+        body.append(page("", [[forest(measure, of_measure, sweep.baseline)]]) + _table(of_measure, sweep.baseline))
     body.append(_thumbnails(sweep, done))
     if failed:
         items = "".join(
@@ -135,6 +135,11 @@ def render(
         '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f"<title>{html.escape(sweep.name)}</title><style>{STYLE}</style><body>{''.join(body)}</body></html>\n"
     )
+
+
+def counted(things: Sequence[object], word: str) -> str:
+    """'1 run', '2 runs'."""
+    return f"{len(things)} {word}{'' if len(things) == 1 else 's'}"
 
 
 def which_is_better(measure: str) -> str:
@@ -149,30 +154,25 @@ def is_constant(rows: Sequence[Mapping[str, Any]]) -> bool:
     return len({row["mean"].mean for row in rows}) == 1 and not any(row["mean"].half_width > 0 for row in rows)
 
 
-def forest(measure: str, rows: Sequence[Mapping[str, Any]], baseline: str) -> str:
-    """The differences to the baseline with their intervals, a line a case, as SVG."""
-    return page("", [[_plot(measure, rows, baseline)]])
-
-
 def differences(sweep: Sweep, rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     """The plots of every measure in one picture."""
-    drawn = [_plot(measure, of_measure, sweep.baseline) for measure, of_measure in rows.items() if not is_constant(of_measure)]
+    drawn = [forest(measure, of_measure, sweep.baseline) for measure, of_measure in rows.items() if not is_constant(of_measure)]
     rows_of_plots = [drawn[start : start + PLOTS_A_ROW] for start in range(0, len(drawn), PLOTS_A_ROW)]
     caption = (
-        f"Paired differences to {sweep.baseline} with 95 % confidence intervals, {len(sweep.prompts)} prompts and "
-        f"{len(sweep.seeds)} seeds. Blue: the interval leaves 0 out."
+        f"Paired differences to {sweep.baseline} with 95 % confidence intervals, {counted(sweep.prompts, 'prompt')} and "
+        f"{counted(sweep.seeds, 'seed')}. Blue: the interval leaves 0 out."
     )
     return page(sweep.name, rows_of_plots or [[("", 460.0, 0.0)]], caption)
 
 
-def _plot(measure: str, rows: Sequence[Mapping[str, Any]], baseline: str) -> tuple[str, float, float]:
-    """What ``forest`` shows, as ``page`` wants it."""
+def forest(measure: str, rows: Sequence[Mapping[str, Any]], baseline: str) -> tuple[str, float, float]:
+    """The differences to the baseline with their intervals, a line a case, as ``page`` wants a panel."""
     shown = [row for row in rows if row["case"] != baseline]
     ends = [end for row in shown for end in (row["difference"].mean, row["difference"].low, row["difference"].high)]
     left = 24 + 6.4 * max((len(row["case"]) for row in shown), default=10)
     panel = Panel(
         f"{measure}: difference to {baseline}", limits(ends, zero=True), (0, max(len(shown), 1)), note=which_is_better(measure),
-        width=left + 320, height=110 + 24 * max(len(shown), 1), left=left,
+        width=left + 250, height=110 + 24 * max(len(shown), 1), left=left,
     )  # fmt: skip
     zero, bottom = panel.at(0, 0)
     panel.parts.append(f'<line class="zero" x1="{zero:.1f}" x2="{zero:.1f}" y1="44" y2="{bottom:.1f}"/>')

@@ -1,7 +1,7 @@
 """What the Lab tab asks for: figures and small sweeps that are made in the queue, one folder each, kept and found again.
 
     runs/lab/ID/   job.json, figure-NAME.png or .svg, figure-NAME.json (the data), settings.yaml
-                   or comparison.svg, report.html, differences.svg, data.json, sweep.yaml
+                   or differences.svg, report.html, data.json, sweep.yaml
 What needs the models takes its turn between the runs, on the worker thread; the toys are made at once on a thread of this desk.
 Commands go in by id and owner; what comes out is immutable.
 """
@@ -31,7 +31,7 @@ from dreamerxl.files import replacing
 from dreamerxl.guidance.hub import Say
 from dreamerxl.lab.executor import LocalExecutor
 from dreamerxl.lab.figures import FIGURES, TOYS, make_figure
-from dreamerxl.lab.report import forest, gather, summarize, write_report
+from dreamerxl.lab.report import gather, write_report
 from dreamerxl.lab.sweep import Case, Sweep, write_outcome
 from dreamerxl.runs.manager import RunManager, check_runnable
 from dreamerxl.runs.run import ID_PATTERN, key_of, new_id
@@ -250,12 +250,9 @@ def sweep_work(sweep: Sweep) -> Work:
         done, failed, _ = gather(sweep, folder)
         if not done:
             raise DreamerError(failed[0]["error"])
-        rows = summarize(sweep, done)
-        measure = sweep.metrics[0] if sweep.metrics[0] in rows else next(iter(rows))
-        write_text(folder / "comparison.svg", forest(measure, rows[measure], sweep.baseline))
         report = write_report(sweep, folder)
         write_text(folder / "sweep.yaml", sweep.source)
-        return ("comparison.svg", report.name, "differences.svg", "data.json", "sweep.yaml")
+        return ("differences.svg", report.name, "data.json", "sweep.yaml")
 
     return work
 
