@@ -170,8 +170,9 @@ def forest(measure: str, rows: Sequence[Mapping[str, Any]], baseline: str) -> tu
     shown = [row for row in rows if row["case"] != baseline]
     ends = [end for row in shown for end in (row["difference"].mean, row["difference"].low, row["difference"].high)]
     left = 24 + 6.4 * max((len(row["case"]) for row in shown), default=10)
+    said = f"difference to {baseline}", which_is_better(measure)
     panel = Panel(
-        f"{measure}: difference to {baseline}", limits(ends, zero=True), (0, max(len(shown), 1)), note=which_is_better(measure),
+        measure, limits(ends, zero=True), (0, max(len(shown), 1)), note="; ".join(filter(None, said)),
         width=left + 250, height=110 + 24 * max(len(shown), 1), left=left,
     )  # fmt: skip
     zero, bottom = panel.at(0, 0)
