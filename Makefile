@@ -14,12 +14,7 @@ run: .venv/.run
 	$(BIN)/python app.py --host $(HOST) --port $(PORT) $(ARGS)
 
 test: lint
-ifeq ($(strip $(ARGS)),)
-	$(BIN)/python -m pytest -m "not heavy" -n 2 --dist loadfile
-	$(BIN)/python -m pytest -m heavy
-else
 	$(BIN)/python -m pytest $(ARGS)
-endif
 
 lint: .venv/.test
 	$(BIN)/ruff check .

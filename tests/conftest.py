@@ -15,20 +15,6 @@ from dreamerxl.guidance.models import load_guidance
 models.has_matrix_units = lambda: False  # 'auto' is float32 on every CPU, as the pipelines that the tests compare with
 
 
-HEAVY = {  # files that start browsers, clusters or programs to be killed, and want the machine for themselves
-    *("test_browser.py", "test_cluster.py", "test_hostile.py", "test_killed.py", "test_lab_tab.py", "test_network.py"),
-    *("test_patience.py", "test_public.py", "test_start_stop.py", "test_tour.py", "test_view.py", "test_visitors.py"),
-}
-
-
-@pytest.hookimpl(tryfirst=True)  # before -m chooses
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the heavy tests: 'make test' runs the others first, in two processes."""
-    for item in items:
-        if item.path.name in HEAVY:
-            item.add_marker("heavy")
-
-
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
     """At these sizes a second thread costs more than it gives, far more on a busy machine. Set anew for each test: numba,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import threading
 
 import imageio_ffmpeg
 import numpy as np
@@ -102,9 +103,11 @@ def test_any_prompt_can_stand_above_a_sheet(tmp_path, title):
 def test_a_run_is_captured_with_what_repeats_it(tmp_path, monkeypatch):
     monkeypatch.setattr(films.turntable, "__kwdefaults__", films.turntable.__kwdefaults__ | {"frames": 4, "tile": 64})
     settings = Settings(prompt="a bagel", iterations=3, seed=11)
-    manager = RunManager(tmp_path / "runs", fake_make_trainer())
+    make, changed = fake_make_trainer(), threading.Event()
+    manager = RunManager(tmp_path / "runs", lambda *given: changed.wait(20) and make(*given))
     run = manager.submit(settings)
     manager.change(run.id, 1, {"gamma": 0.6})
+    changed.set()
     assert run.wait(20)
     manager.close(20)
     paths = capture_run(run.view)
